@@ -1,0 +1,3 @@
+//! The `remuda` executable.
+
+fn main() {}

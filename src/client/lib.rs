@@ -1,0 +1,1 @@
+//! The Remuda client library.

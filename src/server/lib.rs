@@ -1,0 +1,3 @@
+//! One Remuda replica.
+
+pub mod raft;

@@ -1,0 +1,1 @@
+//! Promises, simulation and cluster tests of Remuda.
