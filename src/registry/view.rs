@@ -1,0 +1,1 @@
+//! Read-only questions about a state: single keys, never scans.
