@@ -1,1 +1,5 @@
 //! The agent on a worker's host.
+
+pub mod config;
+pub mod folder;
+pub mod job;
