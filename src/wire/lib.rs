@@ -5,6 +5,10 @@
 //!
 //! Never here: decisions, IO, clocks.
 
+pub mod name;
+pub mod reasons;
+pub mod selector;
+
 /// The public API, `remuda.v1`.
 #[allow(missing_docs, clippy::all, unreachable_pub)]
 pub mod v1 {
