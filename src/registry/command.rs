@@ -120,18 +120,11 @@ pub enum Command {
         /// The run believed open.
         run: Token,
     },
-    /// Offer a Ready worker.
+    /// Offer a Ready worker; where its receipt is stale by now, clean it anew.
     Admit {
         /// The worker.
         worker: WorkerId,
         /// The newest token believed: a later run or epoch makes this stale.
-        token: Token,
-    },
-    /// Timed: a Ready worker's receipt is stale.
-    ExpireReceipt {
-        /// The worker.
-        worker: WorkerId,
-        /// The newest token believed.
         token: Token,
     },
     /// Timed: a worker stood free for long.
@@ -248,6 +241,8 @@ pub struct OpenSession {
     pub endpoint: Arc<str>,
     /// What its host can do, by name.
     pub capabilities: Vec<Arc<str>>,
+    /// What its host cannot do, by name.
+    pub missing_capabilities: Vec<Arc<str>>,
     /// The agent's version, for people.
     pub version: Arc<str>,
     /// Its workers.
@@ -321,7 +316,7 @@ pub struct RunProgress {
 pub enum Operation {
     /// Out of the offer, where it is.
     Cordon,
-    /// Back into the offer; also ends a drain and takes back what was to come next.
+    /// Back into the offer; also ends a drain and takes back what was to come after it.
     Uncordon,
     /// Cordon, and end the lease at the deadline.
     Drain {
@@ -335,7 +330,7 @@ pub enum Operation {
         /// End a lease first.
         now: bool,
     },
-    /// From Maintenance back through cleaning.
+    /// From Maintenance back through cleaning; on a Busy or Cleaning worker it takes back what was ordered to follow.
     Resume,
     /// To Retired: at once, or after the lease or the cleaning.
     Retire {
@@ -381,7 +376,6 @@ impl Command {
             Self::CompleteCleaning { .. } => "CompleteCleaning",
             Self::EndRun { .. } => "EndRun",
             Self::Admit { .. } => "Admit",
-            Self::ExpireReceipt { .. } => "ExpireReceipt",
             Self::BeginIdleCheck { .. } => "BeginIdleCheck",
             Self::RetryWorker { .. } => "RetryWorker",
             Self::GiveUpWorker { .. } => "GiveUpWorker",

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
 use crate::id::{Identity, RequestId};
+use crate::limits;
 use crate::time::LogTime;
 
 /// Version of the frame's encoding.
@@ -63,6 +64,9 @@ pub enum FrameError {
     /// The rest does not decode.
     #[error("frame does not decode: {0}")]
     Malformed(String),
+    /// It raises the feature level above what this build knows: stop before applying it.
+    #[error("feature level {0} is unknown")]
+    UnknownFeatureLevel(u32),
 }
 
 impl Frame {
@@ -76,9 +80,30 @@ impl Frame {
         let Some((&FORMAT, body)) = bytes.split_first() else {
             return Err(FrameError::UnknownFormat(bytes.first().copied()));
         };
-        let (frame, rest) =
-            postcard::take_from_bytes(body).map_err(|error| FrameError::Malformed(error.to_string()))?;
-        if rest.is_empty() { Ok(frame) } else { Err(FrameError::Malformed(format!("{} bytes left over", rest.len()))) }
+        let decoded: Result<(Self, &[u8]), _> = postcard::take_from_bytes(body);
+        let (frame, rest) = decoded.map_err(|error| FrameError::Malformed(error.to_string()))?;
+        if !rest.is_empty() {
+            return Err(FrameError::Malformed(format!("{} bytes left over", rest.len())));
+        }
+        frame.unknown_level().map_or(Ok(frame), |level| Err(FrameError::UnknownFeatureLevel(level)))
+    }
+}
+
+impl Frame {
+    /// The feature level that the frame raises to and this build does not know, if any.
+    fn unknown_level(&self) -> Option<u32> {
+        let raised = |request: &Request| {
+            if let Command::RaiseFeatureLevel { level } = &request.command { Some(*level) } else { None }
+        };
+        self.requests.iter().filter_map(raised).find(|level| *level > limits::FEATURE_LEVEL)
+    }
+
+    /// The number of commands in a frame's bytes, without decoding them; `None` where they are no frame of ours.
+    pub fn count(bytes: &[u8]) -> Option<usize> {
+        type Head = (u64, LogTime, u64, bool, u64);
+        let (&FORMAT, body) = bytes.split_first()? else { return None };
+        let (head, _): (Head, &[u8]) = postcard::take_from_bytes(body).ok()?;
+        usize::try_from(head.4).ok()
     }
 }
 
@@ -99,6 +124,7 @@ mod tests {
         let frame = Frame { term: 3, stamp: LogTime(7), wall_ms: 9, gap: false, requests };
         let mut bytes = frame.encode();
         assert_eq!(Frame::decode(&bytes), Ok(frame));
+        assert_eq!(Frame::count(&bytes), Some(1));
         bytes.push(0);
         assert!(matches!(Frame::decode(&bytes), Err(FrameError::Malformed(_))));
         bytes[0] = 2;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{JobId, RequestId, SecretHash, Token};
 use crate::selector::Labels;
-use crate::time::{LogTime, Millis};
+use crate::time::{LogTime, Millis, Moment};
 
 /// The data of Busy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub struct Lease {
     /// The request that it answers, if it had an id.
     pub request: Option<RequestId>,
     /// When it began.
-    pub granted_at: LogTime,
+    pub granted: Moment,
     /// When it ends unless renewed.
     pub deadline: LogTime,
     /// What a renewal grants.
@@ -38,6 +38,8 @@ pub struct Lease {
     pub ends_by: LogTime,
     /// False while a waiter's grant has not been renewed once.
     pub claimed: bool,
+    /// When it was last renewed.
+    pub renewed_at: Option<LogTime>,
     /// Its job is lost; it can only be returned.
     pub interrupted: bool,
 }

@@ -74,3 +74,13 @@ pub const DIGEST_MARKS_MAX: usize = 16;
 pub const TOKENS_PER_MILLISECOND_BITS: u32 = 20;
 /// The feature level that this build writes at bootstrap and the highest that it knows.
 pub const FEATURE_LEVEL: u32 = 1;
+/// Waiters of a pool: a queue that long is an outage, and each costs memory on every replica.
+pub const WAITERS_PER_POOL_MAX: u64 = 100_000;
+/// Retired rows that go with their pool: one entry removes them all.
+pub const POOL_DELETE_ROWS_MAX: u64 = 4_096;
+/// Bytes of a pool's or a worker's name.
+pub const NAME_BYTES_MAX: usize = 63;
+/// Bytes of any other id: jobs, agents, requests, holders.
+pub const ID_BYTES_MAX: usize = 256;
+/// Rows and events are trimmed this long after they may be, so that one entry removes many.
+pub const TRIM_SLACK: Millis = Millis::secs(10);

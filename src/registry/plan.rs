@@ -22,8 +22,10 @@ use crate::time::Millis;
 pub struct CleaningPlan {
     /// In the order in which they are done.
     pub steps: Vec<PlanStep>,
-    /// Asked by the health step.
+    /// Asked after the last step.
     pub probes: Vec<Probe>,
+    /// Further folders that are emptied, beside the lease's own.
+    pub folders: Vec<String>,
 }
 
 /// One step of a plan.
@@ -58,8 +60,6 @@ pub enum StepKind {
     Temp,
     /// Run the pool's own command.
     Hook,
-    /// Measure the host and ask the probes.
-    Health,
     /// Compare with the worker's baseline.
     Baseline,
     /// A kind of a newer version.
@@ -77,8 +77,6 @@ pub enum PostCondition {
     NoFiles,
     /// The command ended with status 0.
     ExitZero,
-    /// Every measure was taken and every probe answered.
-    Measured,
     /// Nothing differs from the baseline.
     MatchesBaseline,
     /// A condition of a newer version.
@@ -142,10 +140,10 @@ pub struct Thresholds {
     pub inodes_free_permille_min: Option<u64>,
     /// Available memory in bytes.
     pub memory_available_bytes_min: Option<u64>,
-    /// CPU pressure (some, avg10) in permille.
-    pub pressure_permille_max: Option<u64>,
-    /// Runnable tasks now.
-    pub runnable_max: Option<u64>,
+    /// CPU pressure now (some), in hundredths of a percent.
+    pub cpu_pressure_centipercent_max: Option<u64>,
+    /// Runnable tasks now per CPU, in permille.
+    pub runnable_per_cpu_permille_max: Option<u64>,
     /// Distance of the host's wall clock from the cluster's, in milliseconds.
     pub clock_skew_ms_max: Option<u64>,
 }
@@ -157,14 +155,20 @@ pub struct Measures {
     pub disk_free_bytes: Option<u64>,
     /// See [`Thresholds::disk_free_permille_min`].
     pub disk_free_permille: Option<u64>,
-    /// See [`Thresholds::inodes_free_permille_min`]; `None` also where the file system has no inodes.
+    /// See [`Thresholds::inodes_free_permille_min`]; 1000 where the file system does not count inodes.
     pub inodes_free_permille: Option<u64>,
     /// See [`Thresholds::memory_available_bytes_min`].
     pub memory_available_bytes: Option<u64>,
-    /// See [`Thresholds::pressure_permille_max`].
-    pub pressure_permille: Option<u64>,
-    /// See [`Thresholds::runnable_max`].
-    pub runnable: Option<u64>,
+    /// See [`Thresholds::cpu_pressure_centipercent_max`].
+    pub cpu_pressure_centipercent: Option<u64>,
+    /// Memory pressure now, for people.
+    pub memory_pressure_centipercent: Option<u64>,
+    /// IO pressure now, for people.
+    pub io_pressure_centipercent: Option<u64>,
+    /// See [`Thresholds::runnable_per_cpu_permille_max`].
+    pub runnable_per_cpu_permille: Option<u64>,
+    /// Load average of one minute, in permille; never judged.
+    pub load1_permille: Option<u64>,
     /// See [`Thresholds::clock_skew_ms_max`].
     pub clock_skew_ms: Option<u64>,
 }
@@ -184,6 +188,8 @@ pub struct Receipt {
     pub shared_residue: bool,
     /// What this host cannot do, by name.
     pub missing_capabilities: Vec<String>,
+    /// From the first step to the last probe.
+    pub took: Millis,
 }
 
 /// What was observed of one step.
@@ -199,6 +205,10 @@ pub struct StepReceipt {
     pub tries: u32,
     /// How long it took.
     pub took: Millis,
+    /// Things removed: processes, files, mounts.
+    pub removed: u64,
+    /// Things observed to be left.
+    pub left: u64,
     /// What was seen, for people.
     pub evidence: Evidence,
 }
@@ -251,7 +261,7 @@ impl CleaningPlan {
     #[must_use]
     pub fn stop_only(&self) -> Self {
         let steps = self.steps.iter().filter(|step| step.kind == StepKind::Stop).cloned().collect();
-        Self { steps, probes: Vec::new() }
+        Self { steps, probes: Vec::new(), folders: Vec::new() }
     }
 
     /// The longest that all steps may take with their retries.
@@ -262,7 +272,7 @@ impl CleaningPlan {
 }
 
 impl Default for CleaningPlan {
-    /// Stop, strays, mounts, files, temp, health; 55 s in all, within the default `cleaning.timeout` of 60 s.
+    /// Stop, strays, mounts, files, temp: 45 s in all, so that measures and probes fit into the default `cleaning.timeout` of 60 s.
     fn default() -> Self {
         let step = |name: &str, kind: StepKind, seconds: u64, post_condition: PostCondition| PlanStep {
             name: name.into(),
@@ -278,9 +288,8 @@ impl Default for CleaningPlan {
             step("mounts", StepKind::Mounts, 5, PostCondition::NoMounts),
             step("files", StepKind::Files, 15, PostCondition::NoFiles),
             step("temp", StepKind::Temp, 5, PostCondition::NoFiles),
-            step("health", StepKind::Health, 10, PostCondition::Measured),
         ];
-        Self { steps, probes: Vec::new() }
+        Self { steps, probes: Vec::new(), folders: Vec::new() }
     }
 }
 
@@ -292,8 +301,8 @@ impl Default for Thresholds {
             disk_free_permille_min: Some(20),
             inodes_free_permille_min: Some(20),
             memory_available_bytes_min: Some(64 << 20),
-            pressure_permille_max: None,
-            runnable_max: None,
+            cpu_pressure_centipercent_max: None,
+            runnable_per_cpu_permille_max: None,
             clock_skew_ms_max: None,
         }
     }
@@ -303,14 +312,9 @@ impl fmt::Display for StepKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Other(name) => f.write_str(name),
-            Self::Stop
-            | Self::Strays
-            | Self::Mounts
-            | Self::Files
-            | Self::Temp
-            | Self::Hook
-            | Self::Health
-            | Self::Baseline => fmt::Debug::fmt(self, f),
+            Self::Stop | Self::Strays | Self::Mounts | Self::Files | Self::Temp | Self::Hook | Self::Baseline => {
+                fmt::Debug::fmt(self, f)
+            }
         }
     }
 }

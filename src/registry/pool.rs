@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits;
 use crate::plan::{CleaningPlan, Thresholds};
-use crate::time::{LogTime, Millis};
+use crate::time::{Millis, Moment};
 
 /// Bounds of the settings, each with its reason.
 pub mod bounds {
@@ -161,11 +161,13 @@ pub struct Pool {
     /// Counts changes of the spec, from 1; the etag, and the generation of the plan.
     pub generation: u64,
     /// When it was created.
-    pub created_at: LogTime,
+    pub created: Moment,
     /// Waiters that match an Available worker exist beyond what one entry may grant; `due` owes the rest.
     pub grants_owed: bool,
     /// The number of the next class.
     pub classes_made: u32,
+    /// How often the policy was changed.
+    pub policy_changes: u32,
 }
 
 impl Default for PoolSpec {

@@ -168,20 +168,14 @@ pub enum Refusal {
         limit: u64,
     },
     /// The lease has ended. The tables are unchanged.
-    #[error("lease {epoch} of job {job} on {worker} ended: {cause}, return {return_id}, now {state}")]
+    #[error("lease {epoch} on {worker} has ended{}", ended(.end))]
     LeaseEnded {
         /// The worker.
         worker: WorkerId,
         /// The epoch that ended.
         epoch: Token,
-        /// Its job.
-        job: JobId,
-        /// Why it ended.
-        cause: Cause,
-        /// The return that followed.
-        return_id: Token,
-        /// The worker's state now.
-        state: StateKind,
+        /// How it ended, while the worker remembers: it does so until its next lease ends.
+        end: Option<LeaseEnd>,
     },
     /// Another epoch, job or secret than the live lease's. The tables are unchanged.
     #[error("lease {presented} on {worker} is stale: newest token {current}, {state}{}", holder(.job))]
@@ -312,6 +306,17 @@ pub enum Refusal {
     NothingOwed,
 }
 
+/// How a lease ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseEnd {
+    /// Its job.
+    pub job: JobId,
+    /// Why it ended.
+    pub cause: Cause,
+    /// The return that followed.
+    pub return_id: Token,
+}
+
 /// A refusal without its data: what an outcome row keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "each names the refusal that documents it")]
@@ -415,6 +420,12 @@ impl std::fmt::Display for RefusalCode {
 fn show(violations: &[Violation]) -> String {
     let lines: Vec<_> = violations.iter().map(|violation| format!("{} {}", violation.field, violation.why)).collect();
     lines.join("; ")
+}
+
+/// The end of a lease in words, where it is known.
+fn ended(end: &Option<LeaseEnd>) -> String {
+    let words = |end: &LeaseEnd| format!(": job {}, cause {}, return {}", end.job, end.cause, end.return_id);
+    end.as_ref().map_or(String::new(), words)
 }
 
 /// The holder in words, where there is one.

@@ -18,7 +18,7 @@ use crate::id::{AgentId, JobId, PoolId, Revision, SessionId, Token, WorkerId};
 use crate::lease::JobOutcome;
 use crate::plan::{Evidence, Receipt};
 use crate::pool::Pool;
-use crate::time::LogTime;
+use crate::time::Moment;
 use crate::worker::{Cause, Verdict, Worker};
 
 /// Version of the values' encoding.
@@ -52,8 +52,6 @@ pub enum Table {
     Mark = 11,
     /// Statistics by pool.
     Statistics = 12,
-    /// Ended returns by end, for retention.
-    Ended = 13,
     /// Cold: events by (revision, ordinal).
     Event = 32,
     /// Cold: returns by (worker, return).
@@ -80,11 +78,7 @@ pub struct ReturnRow {
     /// How its holder judged the worker.
     pub outcome: Option<JobOutcome>,
     /// When it began.
-    pub began_at: LogTime,
-    /// The same on the wall, for people.
-    pub began_wall_ms: u64,
-    /// The revision that began it.
-    pub began_revision: Revision,
+    pub began: Moment,
     /// How it ended; `None` while it is open.
     pub end: Option<ReturnEnd>,
 }
@@ -97,13 +91,7 @@ pub struct ReturnEnd {
     /// Runs used.
     pub attempts: u32,
     /// When.
-    pub at: LogTime,
-    /// The same on the wall, for people.
-    pub wall_ms: u64,
-    /// The revision that ended it.
-    pub revision: Revision,
-    /// The term of that entry.
-    pub term: u64,
+    pub ended: Moment,
 }
 
 /// One run of a return, written when it is closed.
@@ -120,17 +108,13 @@ pub struct RunRow {
     /// The frozen plan's generation.
     pub generation: u64,
     /// When it was assigned.
-    pub assigned_at: LogTime,
+    pub assigned: Moment,
     /// When the agent said that it is queued.
-    pub queued_at: Option<LogTime>,
+    pub queued: Option<Moment>,
     /// When the agent said that it started.
-    pub started_at: Option<LogTime>,
+    pub started: Option<Moment>,
     /// When it was closed.
-    pub closed_at: LogTime,
-    /// The revision that closed it.
-    pub closed_revision: Revision,
-    /// The term of that entry.
-    pub term: u64,
+    pub closed: Moment,
     /// How it was judged.
     pub verdict: Verdict,
     /// What the agent observed, where it reported.

@@ -10,9 +10,24 @@ use std::ops::{Add, Sub};
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::Revision;
+
 /// A point of log time: milliseconds since the cluster was bootstrapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct LogTime(pub u64);
+
+/// When something happened: the point in the log, and the times that go with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Moment {
+    /// Log time.
+    pub at: LogTime,
+    /// The leader's wall clock, for people.
+    pub wall_ms: u64,
+    /// The entry.
+    pub revision: Revision,
+    /// The term of the entry.
+    pub term: u64,
+}
 
 /// A duration in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]

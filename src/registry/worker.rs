@@ -20,9 +20,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AgentId, SessionId, Token, WorkerId};
-use crate::lease::Lease;
-use crate::time::{LogTime, Millis};
+use crate::id::{AgentId, JobId, SecretHash, SessionId, Token, WorkerId};
+use crate::lease::{JobOutcome, Lease};
+use crate::time::{LogTime, Millis, Moment};
 
 /// The seven states without their data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -287,6 +287,8 @@ pub struct Drain {
 pub struct Next {
     /// Where to go.
     pub then: Then,
+    /// Ordered by a drain, and taken back with it.
+    pub by_drain: bool,
     /// By whom and why.
     pub order: Order,
 }
@@ -328,13 +330,17 @@ pub struct Cleaning {
     /// The agent must not start before (backoff).
     pub not_before: LogTime,
     /// When this run was assigned.
-    pub assigned_at: LogTime,
+    pub assigned: Moment,
     /// When the agent said that it is queued.
-    pub queued_at: Option<LogTime>,
+    pub queued: Option<Moment>,
     /// When the agent said that it started.
-    pub started_at: Option<LogTime>,
+    pub started: Option<Moment>,
     /// When the return began.
-    pub return_began_at: LogTime,
+    pub began: Moment,
+    /// The job of the lease that ended here, if one did.
+    pub job: Option<JobId>,
+    /// How its holder judged the worker.
+    pub outcome: Option<JobOutcome>,
 }
 
 /// Why a plan is cut to its stop step.
@@ -359,6 +365,15 @@ pub struct Maintenance {
     pub lost_at: Option<LogTime>,
 }
 
+/// A free worker's place in the choice: lower goes first, ties by id. Set when it is offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Offer {
+    /// How often the pool's policy had changed: a change needs no new order, since older offers go first.
+    pub policy_changes: u32,
+    /// Made by the policy.
+    pub rank: u64,
+}
+
 /// A state with its data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WorkerState {
@@ -375,6 +390,8 @@ pub enum WorkerState {
         cleaned_at: LogTime,
         /// When an idle check is owed, where the pool wants one.
         idle_check_at: Option<LogTime>,
+        /// Its place among the free workers of its class.
+        offer: Offer,
     },
     /// See [`StateKind::Busy`].
     Busy(Box<Lease>),
@@ -461,7 +478,7 @@ pub struct Worker {
     /// Its state.
     pub state: WorkerState,
     /// When it entered the state.
-    pub entered_at: LogTime,
+    pub entered: Moment,
     /// The newest token drawn for it: epoch or run.
     pub token: Token,
     /// Counts changes of operator-writable fields: the etag.
@@ -475,7 +492,7 @@ pub struct Worker {
     /// An operator released the row to another agent.
     pub released: Option<Order>,
     /// When it was first registered.
-    pub registered_at: LogTime,
+    pub registered: Moment,
     /// Leases that ended.
     pub uses: u64,
     /// When the last lease ended or, before any, when it was registered: what the choice orders by.
@@ -496,9 +513,9 @@ pub struct EndedLease {
     /// Its epoch.
     pub epoch: Token,
     /// Its job.
-    pub job: crate::id::JobId,
+    pub job: JobId,
     /// Its secret's hash: only who held it hears how it ended.
-    pub secret: crate::id::SecretHash,
+    pub secret: SecretHash,
     /// Why it ended.
     pub cause: Cause,
     /// The return that followed.
@@ -518,7 +535,7 @@ impl Worker {
 
     /// How long it has been in its state.
     pub fn elapsed(&self, now: LogTime) -> Millis {
-        now.since(self.entered_at)
+        now.since(self.entered.at)
     }
 
     /// Busy while no session serves it.
