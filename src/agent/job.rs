@@ -61,6 +61,8 @@ pub struct JobFact {
     pub epoch: u64,
     /// The boot under which it was begun.
     pub boot_id: String,
+    /// A digest of what was asked for, to tell the same request from another.
+    pub asked: String,
 }
 
 /// A run to carry out, as assigned.
@@ -228,6 +230,8 @@ pub enum Input {
         epoch: u64,
         /// This host's boot id.
         boot_id: String,
+        /// A digest of the request.
+        asked: String,
     },
 }
 
@@ -290,8 +294,10 @@ pub enum Action {
 pub enum JobVerdict {
     /// Start it: it is written down.
     Admitted,
-    /// It was begun before, under this boot or an earlier one: look for it, never start it twice.
+    /// The same was begun before, under this boot or an earlier one: look for it, never start it twice.
     Begun,
+    /// Another job was begun under this lease, which has one execution only.
+    Another,
     /// The job under this lease is known to be gone.
     Interrupted,
     /// A newer token has superseded the epoch.
@@ -373,7 +379,9 @@ impl Duties {
             Input::Turn { run } => self.turn(run, &mut actions),
             Input::RunJoined { run, receipt } => self.joined(now, run, receipt, &mut actions),
             Input::Answered { run } => self.answered(run),
-            Input::JobAsked { epoch, boot_id } => self.job_asked(epoch, boot_id, &mut actions),
+            Input::JobAsked { epoch, boot_id, asked } => {
+                self.job_asked(JobFact { epoch, boot_id, asked }, &mut actions);
+            }
         }
         self.advance(now, &mut actions);
         actions
@@ -494,19 +502,21 @@ impl Duties {
         }
     }
 
-    fn job_asked(&mut self, epoch: u64, boot_id: String, actions: &mut Vec<Action>) {
+    fn job_asked(&mut self, job: JobFact, actions: &mut Vec<Action>) {
+        let epoch = job.epoch;
         let open = self.open.as_ref().filter(|lease| lease.epoch == epoch && self.holds(epoch));
-        let begun = self.facts.job.as_ref().is_some_and(|job| job.epoch == epoch);
-        let verdict = match open {
-            Some(lease) if lease.interrupted => JobVerdict::Interrupted,
-            Some(_) if begun => JobVerdict::Begun,
-            Some(_) => JobVerdict::Admitted,
-            None if epoch < self.facts.seen => JobVerdict::Stale { seen: self.facts.seen },
-            None => JobVerdict::NotYet,
+        let begun = self.facts.job.as_ref().filter(|known| known.epoch == epoch);
+        let verdict = match (open, begun) {
+            (Some(lease), _) if lease.interrupted => JobVerdict::Interrupted,
+            (Some(_), Some(known)) if known.asked == job.asked => JobVerdict::Begun,
+            (Some(_), Some(_)) => JobVerdict::Another,
+            (Some(_), None) => JobVerdict::Admitted,
+            (None, _) if epoch < self.facts.seen => JobVerdict::Stale { seen: self.facts.seen },
+            (None, _) => JobVerdict::NotYet,
         };
         if verdict == JobVerdict::Admitted {
             assert_eq!(self.doing, Doing::Nothing, "a lease is open only while no run is under way");
-            self.facts.job = Some(JobFact { epoch, boot_id });
+            self.facts.job = Some(job);
             actions.push(Action::Persist(self.facts.clone()));
         }
         actions.push(Action::Job { epoch, verdict });

@@ -1,0 +1,1 @@
+//! Executions with real supervisors.

@@ -1,0 +1,1 @@
+//! Sessions against a registry made for the test.
