@@ -132,13 +132,16 @@ pub fn descendants(all: &[Process], roots: &[Id]) -> HashSet<Id> {
     found
 }
 
-/// Whether a process was started with an environment that has an entry beginning with `prefix`. `None`: not readable.
-pub fn environment_has(pid: Pid, prefix: &[u8]) -> Option<bool> {
+/// What follows `prefix` in the first entry that begins with it of the environment that a process was started with.
+pub fn environment_entry(pid: Pid, prefix: &[u8]) -> io::Result<Option<Vec<u8>>> {
     match fs::read(format!("/proc/{pid}/environ")) {
-        Ok(environment) => Some(environment.split(|byte| *byte == 0).any(|entry| entry.starts_with(prefix))),
+        Ok(environment) => {
+            let mut entries = environment.split(|byte| *byte == 0);
+            Ok(entries.find_map(|entry| entry.strip_prefix(prefix)).map(<[u8]>::to_vec))
+        }
         // A process that ends while it is read has no leftovers of its own.
-        Err(error) if is_gone(&error) => Some(false),
-        Err(_) => None,
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -249,11 +252,11 @@ mod tests {
         let pid = child.id().try_into().unwrap();
         // The environment is that of `sleep` only once the child has called exec.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while environment_has(pid, b"REMUDA_TEST_MARK=here/") != Some(true) {
+        while environment_entry(pid, b"REMUDA_TEST_MARK=here/").unwrap().as_deref() != Some(b"1") {
             assert!(std::time::Instant::now() < deadline, "never seen");
             std::thread::yield_now();
         }
-        assert_eq!(environment_has(pid, b"REMUDA_TEST_MARK=there"), Some(false));
+        assert_eq!(environment_entry(pid, b"REMUDA_TEST_MARK=there").unwrap(), None);
         let all = all().unwrap();
         let line = own_line(&all);
         assert!(line.contains(&own().unwrap().pid) && !line.contains(&pid));
