@@ -1,3 +1,5 @@
-//! The `remuda` executable.
+//! The `remuda` command with failpoints, for crash and cluster tests. Not for users.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    remuda::main()
+}

@@ -1,3 +1,5 @@
-//! The `remuda` executable.
+//! The `remuda` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    remuda::main()
+}

@@ -1,0 +1,86 @@
+//! `cluster`, the replicas and their leader; and `explain`, which needs none.
+//!
+//! Never here: membership, which cannot be changed yet.
+
+use remuda_wire::reasons;
+use remuda_wire::v1::{GetClusterStatusRequest, GetClusterStatusResponse, TransferLeaderRequest};
+
+use crate::args::{ClusterCommand, Context, ExplainArgs};
+use crate::failure::Failure;
+use crate::output;
+
+pub(crate) async fn cluster(context: &Context, command: ClusterCommand) -> Result<(), Failure> {
+    let client = context.client()?;
+    match command {
+        ClusterCommand::Status(args) => {
+            let mut status = client.ask(GetClusterStatusRequest {}).await?;
+            let served_by = status.header.as_ref().map_or(0, |h| h.served_by);
+            // The leader knows most. The first answer told where it is, so that the next call goes there.
+            if status.leader_id != 0
+                && status.leader_id != served_by
+                && let Ok(of_leader) = client.ask(GetClusterStatusRequest {}).await
+            {
+                status = of_leader;
+            }
+            output::print(context.output, &status)?;
+            judge(&status, args.check)
+        }
+        ClusterCommand::Transfer(args) => {
+            let answer = client.ask(TransferLeaderRequest { to: args.to }).await?;
+            output::print(context.output, &answer)
+        }
+    }
+}
+
+/// No leader is always unhealthy; with `--check` a replica that is not reached is, too.
+fn judge(status: &GetClusterStatusResponse, check: bool) -> Result<(), Failure> {
+    if status.leader_id == 0 {
+        return Err(Failure::Unhealthy("the cluster has no leader".to_owned()));
+    }
+    let away: Vec<_> = status.replicas.iter().filter(|r| r.role == "UNREACHABLE").map(|r| r.id.to_string()).collect();
+    if check && !away.is_empty() {
+        return Err(Failure::Unhealthy(format!("not reached: replica {}", away.join(", "))));
+    }
+    Ok(())
+}
+
+/// Prints what a reason means.
+pub(crate) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
+    let Some(name) = &args.reason else {
+        return reasons::ALL.iter().try_for_each(|r| output::line(&format!("{:24} {}", r.name, r.meaning)));
+    };
+    let name = name.to_uppercase();
+    match reasons::find(&name) {
+        Some(reason) => output::line(reasons::explain(reason).trim_end()),
+        None => Err(Failure::NotFound(format!("there is no reason {name}; `remuda explain` lists them"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use remuda_wire::v1::Replica;
+
+    use super::*;
+
+    #[test]
+    fn health_is_a_status() {
+        let replica = |role: &str| Replica { id: 2, role: role.into(), ..Default::default() };
+        let status = |leader_id, role| GetClusterStatusResponse {
+            leader_id,
+            replicas: vec![replica(role)],
+            ..Default::default()
+        };
+        let code = |status, check| judge(&status, check).err().map(|f| f.status());
+        assert_eq!(code(status(0, "FOLLOWER"), false), Some(10));
+        assert_eq!(code(status(1, "UNREACHABLE"), false), None);
+        assert_eq!(code(status(1, "UNREACHABLE"), true), Some(10));
+        assert_eq!(code(status(1, "FOLLOWER"), true), None);
+    }
+
+    #[test]
+    fn an_unknown_reason_is_not_found() {
+        let explain = |reason: &str| explain(&ExplainArgs { reason: Some(reason.into()) }).err().map(|f| f.status());
+        assert_eq!(explain("NO_SUCH_REASON"), Some(3));
+        assert_eq!(explain("no_leader"), None);
+    }
+}
