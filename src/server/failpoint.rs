@@ -18,6 +18,8 @@
 /// Every place of this crate, sorted. A suite that kills the process everywhere iterates over this list.
 #[cfg(feature = "chaos")]
 pub const NAMES: &[&str] = &[
+    "bootstrap.before_command",
+    "bootstrap.before_initialize",
     "identity.after_log",
     "identity.after_state",
     "identity.before_rename",
@@ -40,6 +42,8 @@ pub const NAMES: &[&str] = &[
     "log.write",
     "net.snapshot.mid_receive",
     "net.snapshot.mid_send",
+    "propose.after_commit",
+    "propose.before_write",
     "state.apply.after_write",
     "state.apply.before_write",
     "state.install.after_keep",

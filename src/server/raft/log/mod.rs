@@ -20,6 +20,7 @@
 
 mod chain;
 pub mod encoding;
+mod framing;
 mod metrics;
 mod open;
 mod queue;

@@ -26,6 +26,7 @@ use super::LogOptions;
 use super::chain::{Anchor, Chain, Group, open_group};
 use super::encoding::{DecodeError, take_entry};
 use super::row;
+use super::framing::{Hanging, find_hanging};
 use super::row::{Head, RowError};
 use super::seal::{Seal, SealError};
 use super::tail::Tail;
@@ -69,6 +70,16 @@ pub enum Problem {
     /// RocksDB refused; most often because it found damage.
     #[error("the database does not open: {0}")]
     Database(#[from] rocksdb::Error),
+    /// RocksDB would never return from opening this file.
+    #[error("{} is damaged at offset {offset}: a record of type {kind} was never written", file.display())]
+    Framing {
+        /// The database's file.
+        file: PathBuf,
+        /// Where the record begins.
+        offset: u64,
+        /// Its type, by RocksDB's numbers.
+        kind: u8,
+    },
     /// The seal says nothing.
     #[error("the seal file is damaged: {0}")]
     Seal(#[from] SealError),
@@ -161,6 +172,9 @@ fn try_open(folder: &Path, options: &LogOptions) -> Result<Opened, Problem> {
         return Err(Problem::Missing);
     }
     let seal = Seal::open(&folder.join("seal"))?;
+    if let Some(Hanging { file, offset, kind }) = find_hanging(&rows)? {
+        return Err(Problem::Framing { file, offset, kind });
+    }
     let db = DB::open(&database_options(options), rows)?;
     let head = required(&db, row::HEAD, "head", Head::decode)?;
     if head.number < seal.number() {

@@ -7,7 +7,7 @@
 mod conformance;
 #[cfg(feature = "chaos")]
 mod crash;
-//mod damage;
+mod damage;
 //mod full_disk;
 mod machine;
 mod recovery;

@@ -163,11 +163,21 @@ pub(super) fn is_synced(op: &Op) -> bool {
 }
 
 /// Runs `ops` in bursts of a few requests and calls `acknowledged` with the number of requests that are durable.
-pub(super) async fn run(store: &mut LogStore, ops: &[Op], mut acknowledged: impl FnMut(usize)) {
+pub(super) async fn run(store: &mut LogStore, ops: &[Op], acknowledged: impl FnMut(usize)) {
+    run_noting(store, ops, |_| {}, acknowledged).await;
+}
+
+/// As [`run`]; `submitting` hears the number of requests before each of them is submitted.
+pub(super) async fn run_noting(
+    store: &mut LogStore,
+    ops: &[Op],
+    mut submitting: impl FnMut(usize),
+    mut acknowledged: impl FnMut(usize),
+) {
     let mut waiting = Vec::new();
     for (at, op) in ops.iter().enumerate() {
-        let receiver = submit(store, op).await;
-        match receiver {
+        submitting(at + 1);
+        match submit(store, op).await {
             Some(receiver) => waiting.push((at + 1, receiver)),
             None if is_synced(op) => acknowledged(at + 1),
             None => {}
