@@ -16,24 +16,34 @@
 //!
 //! Never here: a clock, randomness, IO, async, an order that depends on hashing, floats in decisions.
 
+pub mod agent;
 mod apply;
+mod check;
+mod cold;
 pub mod command;
 pub mod digest;
 mod due;
 pub mod event;
 pub mod frame;
+pub mod group;
 pub mod id;
+mod index;
 pub mod lease;
 pub mod limits;
+mod load;
 pub mod outcome;
 pub mod plan;
 pub mod pool;
 pub mod refusal;
+pub mod request;
 pub mod row;
 pub mod selector;
 pub mod state;
+pub mod statistics;
+mod table;
 pub mod time;
 pub mod view;
+pub mod waiter;
 pub mod worker;
 
 pub use apply::{Applied, apply};

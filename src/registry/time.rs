@@ -44,6 +44,11 @@ impl LogTime {
 }
 
 impl Millis {
+    /// The sum of two durations.
+    pub const fn plus(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
     /// Whole seconds.
     pub const fn secs(seconds: u64) -> Self {
         Self(seconds * 1_000)
