@@ -38,7 +38,10 @@ use crate::link::Link;
 use crate::metrics::{self, Metrics};
 use crate::runner::{Cleaner, Crew, Shared};
 use crate::session::{Introduction, Presence};
-use crate::supervisor::{self, HIDDEN, Launcher};
+use crate::supervisor::{HIDDEN, Launcher};
+
+#[cfg(test)]
+mod tests;
 
 /// Bounds of the end.
 mod limits {
@@ -55,25 +58,19 @@ mod limits {
 /// # Errors
 /// The state folder is in use or damaged, the host cannot be used, or a listener cannot be bound.
 pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let agent = Agent::start(&config).await?;
+    let launcher = config.supervisor.as_ref().map_or_else(Launcher::own, |program| Launcher::new(program, [HIDDEN]));
+    let agent = Agent::start(&config, launcher).await?;
     let orphaned = CancellationToken::new();
     if config.exit_with_parent {
         watch_parent(orphaned.clone());
     }
-    let ended = tokio::select! {
-        kept = agent.presence.keep(&agent.stop) => kept.context("the state folder failed"),
-        () = agent.until_ended(&shutdown, &orphaned, config.drain) => Ok(()),
-    };
-    agent.end().await;
-    if config.drain || orphaned.is_cancelled() {
-        agent.host.dissolve();
-    }
-    tracing::info!("agent stopped");
-    ended
+    agent.live(&shutdown, &orphaned, config.drain).await
 }
 
 /// What [`run`] has started.
-struct Agent {
+pub(crate) struct Agent {
+    /// Where executions are served.
+    pub(crate) endpoint: String,
     host: Arc<Host>,
     crew: Arc<Crew>,
     presence: Presence,
@@ -85,10 +82,10 @@ struct Agent {
 }
 
 impl Agent {
-    async fn start(config: &AgentConfig) -> anyhow::Result<Agent> {
+    pub(crate) async fn start(config: &AgentConfig, launcher: Launcher) -> anyhow::Result<Agent> {
         let folder = Arc::new(StateFolder::open(&config.state_dir)?);
         let identity = folder.identity()?;
-        let host = open_host(config)?;
+        let host = open_host(config, launcher)?;
         let boot_id = crate::process::boot_id().context("the boot id cannot be read")?;
         let (stop, closing) = (CancellationToken::new(), CancellationToken::new());
         let records = config.workers.iter().map(|worker| Ok((worker.name.clone(), record(&folder, worker)?)));
@@ -134,11 +131,30 @@ impl Agent {
             capabilities: capabilities.present(),
             missing_capabilities: capabilities.missing(),
         };
-        let (agent, endpoint) = (&identity.id, &introduction.execution_endpoint);
+        let (agent, endpoint) = (&identity.id, introduction.execution_endpoint.clone());
         tracing::info!(agent, endpoint, missing = ?introduction.missing_capabilities, "agent started");
         let workers = introduce(Arc::clone(&crew), Arc::clone(&host), labels, boot_id);
         let presence = Presence { identity, introduction, crew: Arc::clone(&crew), workers, live };
-        Ok(Agent { host, crew, presence, closing, stop, serving })
+        Ok(Agent { endpoint, host, crew, presence, closing, stop, serving })
+    }
+
+    /// Lives until `shutdown` or until it is `orphaned`, then ends.
+    pub(crate) async fn live(
+        self,
+        shutdown: &CancellationToken,
+        orphaned: &CancellationToken,
+        drain: bool,
+    ) -> anyhow::Result<()> {
+        let ended = tokio::select! {
+            kept = self.presence.keep(&self.stop) => kept.context("the state folder failed"),
+            () = self.until_ended(shutdown, orphaned, drain) => Ok(()),
+        };
+        self.end().await;
+        if drain || orphaned.is_cancelled() {
+            self.host.dissolve();
+        }
+        tracing::info!("agent stopped");
+        ended
     }
 
     /// Waits for a reason to end, and ends jobs where it asks for that while the agent is still present.
@@ -170,7 +186,7 @@ impl Agent {
             for lease in epochs.into_iter().map(|epoch| roots.lease(epoch)) {
                 let (worker, grace) = (member.name.clone(), grace.unwrap_or(limits::STOP_GRACE));
                 ending.spawn(async move {
-                    let observed = supervisor::stop(&lease, grace, &CancellationToken::new()).await;
+                    let observed = clean::stop(&lease, grace, &CancellationToken::new()).await;
                     tracing::info!(worker, epoch = lease.epoch(), ?observed, "job ended");
                 });
             }
@@ -179,7 +195,7 @@ impl Agent {
     }
 
     /// Ends and joins everything but jobs.
-    async fn end(self: &Agent) {
+    async fn end(&self) {
         self.closing.cancel();
         self.stop.cancel();
         self.crew.stop().await;
@@ -196,14 +212,13 @@ impl Agent {
     }
 }
 
-fn open_host(config: &AgentConfig) -> anyhow::Result<Arc<Host>> {
+fn open_host(config: &AgentConfig, launcher: Launcher) -> anyhow::Result<Arc<Host>> {
     let mut without = std::env::var("REMUDA_WITHOUT").unwrap_or_default();
     if config.cgroup == CgroupMode::Off {
         without.push_str(",cgroup");
     }
     let names = without.split(',').map(str::trim).filter(|name| !name.is_empty());
     let switches = Switches::without(names).map_err(|error| anyhow::anyhow!("REMUDA_WITHOUT: {error}"))?;
-    let launcher = config.supervisor.as_ref().map_or_else(Launcher::own, |program| Launcher::new(program, [HIDDEN]));
     Host::open(&config.state_dir, &switches, launcher)
         .with_context(|| format!("the host's part of {} cannot be used", config.state_dir.display()))
 }

@@ -7,13 +7,18 @@
 //!   this host: supervisor, clean, health ── host, cgroup, process, mounts, baseline, capability
 //! ```
 
-// mod agent;
+mod agent;
+pub mod baseline;
 pub mod capability;
 pub mod cgroup;
+pub mod clean;
 pub mod config;
 pub mod execution;
 pub mod failpoint;
+#[cfg(test)]
+mod fake;
 pub mod folder;
+pub mod health;
 pub mod host;
 pub mod job;
 pub mod link;
@@ -24,6 +29,6 @@ pub mod runner;
 pub mod session;
 pub mod supervisor;
 
-// pub use agent::run;
+pub use agent::run;
 pub use supervisor::HIDDEN;
 pub use supervisor::supervisor_main;

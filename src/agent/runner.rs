@@ -29,8 +29,6 @@ use crate::job::{Action, Duties, Facts, Heard, Input, JobFact, JobVerdict, Lease
 use crate::link::{Backoff, Failure, Link, call, request};
 use crate::metrics::Metrics;
 
-#[cfg(test)]
-mod tests;
 
 /// A fact that cannot be written (a full disk) is tried again after this long; nothing else happens to the worker
 /// meanwhile.

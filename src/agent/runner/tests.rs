@@ -1,1 +1,0 @@
-//! The workers at work, with a cleaner and a registry made for the test.
