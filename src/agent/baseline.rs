@@ -132,11 +132,25 @@ impl Residue {
     }
 }
 
+/// Mounts in the pool's further folders that are the operator's: those of the last clean state. A worker that has no
+/// baseline yet gets one here, with the mounts that it was given.
+pub(crate) fn operators_mounts(roots: &Roots, run: u64, folders: &[PathBuf]) -> io::Result<BTreeSet<String>> {
+    let file = roots.folder().join("baseline.json");
+    if let Some(before) = record::read::<Baseline>(&file)? {
+        return Ok(before.mounts);
+    }
+    let given = Baseline::take(roots, run, folders)?;
+    let own = mounts::shown(&roots.folder());
+    let mounts: BTreeSet<String> =
+        given.mounts.into_iter().filter(|point| !Path::new(point).starts_with(&own)).collect();
+    record::write_unsynced(&file, &Baseline { mounts: mounts.clone(), ..pristine() })?;
+    Ok(mounts)
+}
+
 /// Compares the worker with its baseline; without residue what is there now becomes the baseline.
 pub fn compare_and_accept(roots: &Roots, run: u64, folders: &[PathBuf], answered: Answered) -> io::Result<Residue> {
     let file = roots.folder().join("baseline.json");
-    // A damaged baseline is none: everything beyond what the agent makes itself is then residue.
-    let before = record::read::<Baseline>(&file).ok().flatten().unwrap_or_else(pristine);
+    let before = record::read::<Baseline>(&file)?.unwrap_or_else(pristine);
     let now = Baseline::take(roots, run, folders)?;
     let residue = now.beyond(&before, answered);
     if residue.count == 0 && now != before {

@@ -267,6 +267,9 @@ fn folder_name(worker: &str) -> String {
 }
 
 #[cfg(test)]
+pub(crate) mod trial;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -51,6 +51,9 @@ pub use launch::Launcher;
 pub use launch::supervisor_main;
 pub use spool::Chunk;
 
+/// Ends a lease's processes; see there.
+pub use crate::clean::stop;
+
 mod limits {
     use std::time::Duration;
 
@@ -237,7 +240,8 @@ fn spec(lease: &Lease, job: &JobSpec) -> io::Result<Spec> {
     let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned());
     let mut env = BTreeMap::from([("PATH".to_owned(), path), ("HOME".to_owned(), text(&lease.home())?)]);
     env.extend(job.env.iter().filter(|(name, _)| !ours(name)).map(|(name, value)| (name.clone(), value.clone())));
-    let folders: Result<Vec<String>, _> = job.folders.iter().map(|folder| text(&lease.roots().further(folder))).collect();
+    let folders: Result<Vec<String>, _> =
+        job.folders.iter().map(|folder| text(&lease.roots().further(folder))).collect();
     env.extend([
         ("TMPDIR".to_owned(), text(&lease.tmp())?),
         ("REMUDA_WORKER".to_owned(), lease.roots().worker().to_owned()),
@@ -394,3 +398,6 @@ impl Stream {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

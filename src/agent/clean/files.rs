@@ -30,6 +30,7 @@ use rustix::io::Errno;
 use super::control::Control;
 use super::control::Halt;
 use super::evidence::Tally;
+use super::folders;
 use super::walk;
 use super::walk::Walker;
 use crate::failpoint;
@@ -68,10 +69,7 @@ pub(crate) fn remove_temporaries(
 /// Empties a folder where it is, and looks at it anew.
 fn empty(roots: &Roots, folder: &Path, control: &Control, tally: &mut Tally) -> Result<(), Halt> {
     let openat2 = roots.host().capabilities().openat2;
-    if !folder.is_absolute() || folder.parent().is_none() || roots.folder().starts_with(folder) {
-        let error = format!("{} must be absolute and must not hold the agent's own folder", folder.display());
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, error).into());
-    }
+    folders::check(folder, roots)?;
     let open = || walk::open_folder(folder, openat2).map_err(|error| named(folder, error));
     let Some(top) = open()? else { return Ok(()) };
     let mut walker = Walker::new(control, openat2);

@@ -35,6 +35,7 @@ pub(crate) mod command;
 mod control;
 mod evidence;
 mod files;
+mod folders;
 mod step;
 mod stop;
 mod strays;
@@ -225,3 +226,18 @@ pub(crate) fn to_wire(duration: Duration) -> prost_types::Duration {
         nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
     }
 }
+
+/// Ends everything of a worker, whatever its token.
+#[cfg(test)]
+pub(crate) fn end_all_in_a_test(roots: &Roots) {
+    let scope = Scope { roots: roots.clone(), tokens: 0..=u64::MAX };
+    let control = Control::new(limits::STEP, &CancellationToken::new());
+    let mut tally = evidence::Tally::default();
+    let ended = stop::stop(&scope, Duration::ZERO, &control, &mut tally)
+        .and_then(|()| strays::end_strays(&scope, &control, &mut tally))
+        .and_then(|()| unmount::unmount_below(&[roots.folder()], &Default::default(), &control, &mut tally));
+    assert!(std::thread::panicking() || ended.is_ok(), "{ended:?}");
+}
+
+#[cfg(test)]
+mod tests;

@@ -24,12 +24,14 @@ use super::control::Control;
 use super::control::Halt;
 use super::evidence::Tally;
 use super::files;
+use super::folders;
 use super::further;
 use super::limits;
 use super::stop;
 use super::strays;
 use super::suspects::Scope;
 use super::unmount;
+use crate::baseline;
 use crate::failpoint;
 
 /// Between two tries of a step.
@@ -131,6 +133,10 @@ impl Work {
         let (roots, run) = (&self.target.roots, self.target.run);
         let scope = Scope { roots: roots.clone(), tokens: 0..=run };
         self.control.check()?;
+        // Before any step acts on a folder: an order to empty `/` must not get as far as its mounts.
+        for folder in &self.folders {
+            folders::check(folder, roots)?;
+        }
         match self.kind {
             Kind::Stop => {
                 failpoint::hit("agent.clean.before_stop");
@@ -144,9 +150,10 @@ impl Work {
             }
             Kind::Mounts => {
                 failpoint::hit("agent.clean.before_mounts");
+                let kept = baseline::operators_mounts(roots, run, &self.folders)?;
                 let mut below = self.folders.clone();
                 below.push(roots.folder());
-                unmount::unmount_below(&below, &self.control, tally)?;
+                unmount::unmount_below(&below, &kept, &self.control, tally)?;
                 failpoint::hit("agent.clean.after_mounts");
             }
             Kind::Files => {

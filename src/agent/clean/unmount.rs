@@ -1,11 +1,16 @@
 //! Mounts below a worker's roots, taken away from the innermost outwards.
 //!
+//! In the worker's own folder every mount is a leftover. In the pool's further folders operators may have mounts of their
+//! own: what was there when the worker was last clean, or when it was first seen, is theirs and stays.
+//!
 //! Invariants
 //! * Only mounts strictly below a root are touched: a root that is a mount itself is the operator's.
-//! * The last look at /proc/self/mountinfo found none.
+//! * The roots were found to be allowed before (see `further`).
+//! * The last look at /proc/self/mountinfo found none that is due.
 //!
 //! Never here: mounts of other namespaces; they end with their last process.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
@@ -26,13 +31,19 @@ mod limits {
     pub(super) const BUSY: Duration = Duration::from_millis(300);
 }
 
-/// Unmounts everything below `roots`.
-pub(crate) fn unmount_below(roots: &[PathBuf], control: &Control, tally: &mut Tally) -> Result<(), Halt> {
+/// Unmounts everything below `roots` but what is mounted at one of the `kept` points.
+pub(crate) fn unmount_below(
+    roots: &[PathBuf],
+    kept: &BTreeSet<String>,
+    control: &Control,
+    tally: &mut Tally,
+) -> Result<(), Halt> {
     let since = Instant::now();
     let mut patience = Patience::new();
     loop {
         control.check()?;
-        let found = mounts::below(roots)?;
+        let mut found = mounts::below(roots)?;
+        found.retain(|mount| !kept.contains(&mounts::shown(&mount.point)));
         tally.left = found.len() as u64;
         if found.is_empty() {
             return Ok(());

@@ -10,3 +10,6 @@ mod probe;
 
 pub use measure::measure;
 pub use probe::probe;
+
+#[cfg(test)]
+mod tests;

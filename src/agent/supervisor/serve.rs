@@ -307,36 +307,40 @@ impl Pump {
     }
 
     async fn step(&mut self) {
-        if let Some(pipe) = &self.pipe {
-            let _ = pipe.readable().await;
-        }
-        self.move_once();
+        let mut bytes = vec![0; limits::CHUNK];
+        let Some(pipe) = &self.pipe else { return };
+        let _ = pipe.readable().await;
+        let read = pipe.try_read(&mut bytes);
+        self.moved(read, &bytes);
     }
 
     /// Moves what is in the pipe now: at most its capacity, since others may go on writing.
     fn drain(&mut self) {
-        let capacity = self.pipe.as_ref().and_then(|pipe| rustix::pipe::fcntl_getpipe_size(pipe).ok()).unwrap_or(0);
+        let mut bytes = vec![0; limits::CHUNK];
         let mut moved = 0;
-        while moved < capacity {
-            match self.move_once() {
-                0 => break,
-                bytes => moved += bytes,
+        while let Some(pipe) = &self.pipe {
+            let capacity = rustix::pipe::fcntl_getpipe_size(pipe).unwrap_or(0);
+            if moved >= capacity {
+                return;
+            }
+            // Asks the kernel: the runtime may not have heard yet that there is something.
+            let read = rustix::io::read(pipe, &mut bytes).map_err(io::Error::from);
+            match self.moved(read, &bytes) {
+                0 => return,
+                count => moved += count,
             }
         }
     }
 
-    /// Moves one piece; zero when there was none. The pipe is closed at its end.
-    fn move_once(&mut self) -> usize {
-        let Some(pipe) = &self.pipe else { return 0 };
-        let mut bytes = vec![0; limits::CHUNK];
-        match pipe.try_read(&mut bytes) {
-            Ok(0) => self.pipe = None,
-            Ok(count) => {
+    /// Takes over what was read; zero when that was nothing. The pipe is closed at its end.
+    fn moved(&mut self, read: io::Result<usize>, bytes: &[u8]) -> usize {
+        match read {
+            Ok(count @ 1..) => {
                 self.spool.append(&bytes[..count]);
                 return count;
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.pipe = None,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Ok(0) | Err(_) => self.pipe = None,
         }
         0
     }
