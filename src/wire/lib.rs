@@ -5,6 +5,7 @@
 //!
 //! Never here: decisions, IO, clocks.
 
+pub mod convert;
 pub mod name;
 pub mod reasons;
 pub mod selector;

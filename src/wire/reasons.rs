@@ -131,6 +131,18 @@ reasons! {
     TRANSFER_FAILED FailedPrecondition Unknown 0
         "Leadership could not be handed over in time."
         "See the cluster's status; choose a replica that has caught up."
+    WRONG_SECRET PermissionDenied Absent 0
+        "The secret presented to the agent is not the lease's."
+        "Present the secret that was made for the acquire."
+    EXECUTION_EXISTS AlreadyExists Absent 0
+        "Another command was started under this lease."
+        "Attach to the execution, or return the worker and acquire another one."
+    EXECUTION_NOT_FOUND NotFound Absent 0
+        "No command was started under this lease, or its folder has been cleaned."
+        "Nothing is left of it on the worker."
+    GRANT_NOT_SEEN Unavailable Absent 200
+        "The agent has not seen the lease's grant yet."
+        "Retry: its watch will show it."
     INTERNAL Internal Unknown 0
         "A defect of this program, or damage on this replica."
         "Look into the replica's log and report it."
