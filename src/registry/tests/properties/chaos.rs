@@ -1,6 +1,6 @@
 //! A generator of commands that knows what would be sensible, and now and then does not care.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use remuda_registry::command::{
     AcquireWorker, Bootstrap, JobPresence, OpenSession, Operation, RunProgress, TrimTable, WorkerPresence,
@@ -80,8 +80,8 @@ impl Chaos {
         }
         self.bench.gap = self.rng.chance(5);
         let owed = due(&self.bench.state);
-        if self.rng.chance(350)
-            && let Some(command) = self.rng.pick(&owed).cloned()
+        if self.rng.chance(400)
+            && let Some(command) = self.owed(&owed)
         {
             self.entry(vec![Request::unmarked(command)]);
             return;
@@ -98,6 +98,14 @@ impl Chaos {
             requests.push(self.request());
         }
         self.entry(requests);
+    }
+
+    /// One of what is due: each kind as often as another, so that what is rare happens too.
+    fn owed(&mut self, owed: &[Command]) -> Option<Command> {
+        let kinds: BTreeSet<_> = owed.iter().map(Command::name).collect();
+        let kind = *self.rng.pick(&kinds.into_iter().collect::<Vec<_>>())?;
+        let fit: Vec<_> = owed.iter().filter(|command| command.name() == kind).collect();
+        self.rng.pick(&fit).map(|command| (*command).clone())
     }
 
     /// Applies an entry and remembers what its callers would.
@@ -195,17 +203,17 @@ impl Chaos {
         let made = match self.rng.below(100) {
             0..=7 => Some(self.open()),
             8..=10 => self.end_session(),
-            11..=23 => Some(self.acquire()),
-            24..=26 => self.cancel(),
-            27..=35 => self.renew(),
-            36..=45 => self.begin_return(),
-            46..=52 => self.progress(),
-            53..=70 => self.complete(),
-            71..=81 => self.operate(),
-            82..=84 => Some(self.create_or_delete()),
+            11..=24 => Some(self.acquire()),
+            25..=26 => self.cancel(),
+            27..=34 => self.renew(),
+            35..=44 => self.begin_return(),
+            45..=50 => self.progress(),
+            51..=68 => self.complete(),
+            69..=79 => self.operate(),
+            80..=84 => Some(self.create_or_delete()),
             85..=86 => Some(self.update_pool()),
-            87..=88 => self.drop_waiter(),
-            89..=91 => self.acknowledge(),
+            87..=89 => self.drop_waiter(),
+            90..=91 => self.acknowledge(),
             92..=94 => Some(Command::Trim { table: self.trim_table() }),
             95..=97 => self.report_digest(),
             _ => None,
@@ -252,7 +260,7 @@ impl Chaos {
 
     fn acquire(&mut self) -> Command {
         self.seq += 1;
-        let wait = if self.rng.chance(400) { Millis::secs(1 + self.rng.below(40)) } else { Millis(0) };
+        let wait = if self.rng.chance(600) { Millis::secs(1 + self.rng.below(40)) } else { Millis(0) };
         let gpu = Requirement { key: "gpu".into(), condition: Condition::Exists };
         let selector = if self.rng.chance(200) { Selector::new(vec![gpu]) } else { Selector::default() };
         Command::AcquireWorker(Box::new(AcquireWorker {
@@ -333,8 +341,10 @@ impl Chaos {
         let then = [Then::Ready, Then::Maintenance, Then::Retired];
         let then = *self.rng.pick(&then).expect("there are three");
         let (operation, states) = match self.rng.below(20) {
-            0..=2 => (Operation::Cordon, vec![Available, Busy, Cleaning]),
-            3..=9 => (Operation::Uncordon, vec![Ready, Busy, Cleaning]),
+            0..=3 => (Operation::Cordon, vec![Available]),
+            4 => (Operation::Cordon, vec![Busy, Cleaning]),
+            5..=8 => (Operation::Uncordon, vec![Ready]),
+            9 => (Operation::Uncordon, vec![Busy, Cleaning]),
             10 => (Operation::Drain { within: Millis::secs(self.rng.below(10)), then }, vec![Busy, Available]),
             11 => (Operation::Maintain { now }, vec![Busy, Available, Ready, Cleaning, Lost]),
             12..=14 => (Operation::Resume, vec![Maintenance]),
@@ -351,7 +361,8 @@ impl Chaos {
 
     fn create_or_delete(&mut self) -> Command {
         let (pool, actor) = (PoolId::from("spare"), "test".into());
-        if self.rng.chance(500) {
+        let exists = self.bench.state.pool(&pool).is_some();
+        if exists != self.rng.chance(100) {
             return Command::DeletePool { pool, etag: None, actor };
         }
         Command::CreatePool { pool, spec: Box::new(PoolSpec::default()), actor }
@@ -370,8 +381,10 @@ impl Chaos {
     }
 
     fn drop_waiter(&mut self) -> Option<Command> {
-        let recent = self.waiters.len().saturating_sub(4);
-        Some(Command::DropWaiter { waiter: *self.rng.pick(&self.waiters[recent..])? })
+        let live: Vec<_> = self.bench.state.waiters().map(|waiter| waiter.id).collect();
+        let ended = self.rng.chance(100);
+        let from = if ended { &self.waiters } else { &live };
+        Some(Command::DropWaiter { waiter: *self.rng.pick(from)? })
     }
 
     fn acknowledge(&mut self) -> Option<Command> {
@@ -428,7 +441,8 @@ impl Chaos {
                 (acquire.pool, acquire.wait) = (pool(0), Millis::mins(10));
                 (acquire.selector, acquire.priority) = (Selector::new(vec![gpu.clone()]), 0);
             }
-            let mark = RequestMark { answered_below: 0, retry: false, ..self.mark() };
+            let not_after = LogTime(self.bench.now) + Millis::secs(60);
+            let mark = RequestMark { answered_below: 0, retry: false, not_after, ..self.mark() };
             self.entry(vec![Request { mark: Some(mark), command }]);
         }
         let grants = |applied: &Applied| {
