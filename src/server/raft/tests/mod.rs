@@ -1,0 +1,7 @@
+//! Tests of the state machine, and of three replicas that speak over real TCP.
+
+mod cluster;
+mod machine;
+mod ports;
+mod replicas;
+mod snapshots;
