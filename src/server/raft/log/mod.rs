@@ -42,6 +42,7 @@ use std::time::Duration;
 use openraft::OptionalSend;
 use openraft::storage::{LogState, RaftLogStorage};
 use parking_lot::{Mutex, RwLock};
+use remuda_registry::Frame;
 use rocksdb::DB;
 use tokio::sync::oneshot;
 
@@ -159,6 +160,12 @@ impl LogStore {
         self.inner.tail.read().last().is_none() && self.inner.vote.lock().is_none()
     }
 
+    /// From now on nothing is written any more, as if the process had died before the writer came to it.
+    #[cfg(test)]
+    fn lose_what_is_not_written(&self) {
+        self.inner.queue.lose();
+    }
+
     /// A view for guards and metrics.
     pub fn handle(&self) -> LogHandle {
         LogHandle { queue: Arc::clone(&self.inner.queue), metrics: self.inner.metrics.clone() }
@@ -270,5 +277,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
 /// Commands in one entry.
 fn commands_of(entry: &Entry) -> u64 {
-    u64::from(matches!(entry.payload, EntryPayload::Normal(_)))
+    match &entry.payload {
+        EntryPayload::Normal(payload) => Frame::count(payload.bytes()).unwrap_or_default() as u64,
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    }
 }

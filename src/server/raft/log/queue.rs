@@ -68,11 +68,22 @@ struct State {
     /// When the last batch was finished, or when work came after none was left.
     since: Instant,
     closed: bool,
+    /// A test lets the process "die": nothing leaves the queue any more.
+    #[cfg(test)]
+    lost: bool,
 }
 
 impl Default for State {
     fn default() -> State {
-        State { requests: VecDeque::new(), submitted: 0, done: 0, since: Instant::now(), closed: false }
+        State {
+            requests: VecDeque::new(),
+            submitted: 0,
+            done: 0,
+            since: Instant::now(),
+            closed: false,
+            #[cfg(test)]
+            lost: false,
+        }
     }
 }
 
@@ -93,11 +104,23 @@ impl Queue {
     /// queue is closed and empty.
     pub(super) fn take(&self, max_requests: usize, max_bytes: usize) -> Option<Vec<Request>> {
         let mut state = self.state.lock();
+        #[cfg(test)]
+        while state.lost {
+            if state.closed {
+                return None;
+            }
+            self.filled.wait(&mut state);
+        }
         while state.requests.is_empty() {
             if state.closed {
                 return None;
             }
             self.filled.wait(&mut state);
+            #[cfg(test)]
+            if state.lost {
+                drop(state);
+                return self.take(max_requests, max_bytes);
+            }
         }
         let mut taken = Vec::new();
         let mut bytes = 0;
@@ -119,6 +142,13 @@ impl Queue {
     /// Lets the writer end after what is queued.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
+        self.filled.notify_all();
+    }
+
+    /// What is queued now or later is never written, as if the process had died before the writer came to it.
+    #[cfg(test)]
+    pub(super) fn lose(&self) {
+        self.state.lock().lost = true;
         self.filled.notify_all();
     }
 

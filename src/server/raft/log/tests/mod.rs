@@ -4,11 +4,13 @@
 //! (`workload`), and a state machine in memory (`machine`). The crash and full-disk tests run this test binary again as a
 //! child (`child`), which dies where it is told to.
 
+mod child;
 mod conformance;
 #[cfg(feature = "chaos")]
 mod crash;
 mod damage;
-//mod full_disk;
+mod full_disk;
+mod lost_tail;
 mod machine;
 mod recovery;
 mod workload;
