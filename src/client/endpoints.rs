@@ -167,7 +167,8 @@ impl Endpoints {
 }
 
 fn normal(endpoint: &str) -> String {
-    let endpoint = endpoint.trim().trim_end_matches('/');
+    let endpoint = endpoint.trim();
+    let endpoint = if endpoint.ends_with("://") { endpoint } else { endpoint.trim_end_matches('/') };
     if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") }
 }
 
