@@ -6,6 +6,7 @@
 //! Never here: decisions, IO, clocks.
 
 pub mod convert;
+pub mod json;
 pub mod name;
 pub mod reasons;
 pub mod selector;

@@ -145,9 +145,9 @@ fn note_out(made: &mut v1::Event, worker: &WorkerId, note: &Note) {
             made.detail = format!("session {session}");
         }
         Note::JobInterrupted { epoch, .. } => made.epoch = epoch.0,
-        Note::Cordoned { actor, because }
-        | Note::Uncordoned { actor, because }
-        | Note::Released { actor, because } => ordered(actor, because),
+        Note::Cordoned { actor, because } | Note::Uncordoned { actor, because } | Note::Released { actor, because } => {
+            ordered(actor, because)
+        }
         Note::Draining { then, actor, because, .. } | Note::NextOrdered { then, actor, because } => {
             ordered(actor, because);
             made.cause = word(&then.to_string());

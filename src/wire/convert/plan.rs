@@ -211,7 +211,8 @@ fn action_out(action: &ProbeAction) -> v1::probe::Action {
 /// Further folders: absolute, without `..`, and none of the system's own.
 pub(super) fn folders_in(found: &mut Violations, field: &str, folders: &[String]) -> Vec<String> {
     const SYSTEM: [&str; 14] = [
-        "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/proc", "/root", "/run", "/sbin", "/sys", "/usr", "/var",
+        "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/proc", "/root", "/run", "/sbin", "/sys", "/usr",
+        "/var",
     ];
     found.require(folders.len() <= limits::FOLDERS_MAX, field, "must have at most 64 entries");
     let mut seen = BTreeSet::new();

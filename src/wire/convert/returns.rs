@@ -30,7 +30,8 @@ pub struct Parts<'a> {
 pub fn return_out(parts: Parts<'_>) -> v1::Return {
     let Parts { row, runs, .. } = parts;
     let end = row.end.as_ref();
-    let (result, reason) = end.map_or((v1::r#return::Result::Unspecified, String::new()), |end| result_out(&end.result));
+    let (result, reason) =
+        end.map_or((v1::r#return::Result::Unspecified, String::new()), |end| result_out(&end.result));
     let reported = runs.iter().rev().find_map(|run| run.receipt.as_ref());
     let until = end.map_or(parts.now, |end| end.ended.at);
     let evidence = if result == v1::r#return::Result::Maintenance { evidence_of(runs) } else { String::new() };
