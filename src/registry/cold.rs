@@ -136,16 +136,16 @@ impl Cold {
     }
 
     /// Events that may be trimmed, counted up to `most` or a little above.
-    pub(crate) fn events_owed(&self, now: LogTime, most: u64) -> u64 {
+    pub(crate) fn events_owed(&self, now: LogTime, most: usize) -> usize {
         let over = self.events_count.saturating_sub(limits::EVENTS_MAX as u64);
-        let mut old = 0;
+        let mut old: usize = 0;
         for batch in self.events.values() {
             if now.since(batch.at) <= limits::EVENTS_AGE_MAX || old >= most {
                 break;
             }
-            old += u64::from(batch.count);
+            old += batch.count as usize;
         }
-        old.max(over)
+        old.max(over as usize)
     }
 
     /// Whether a trim of events is worth an entry: the oldest are older than the slack allows, or there are too many.
@@ -189,6 +189,18 @@ impl Cold {
     /// Whether a trim of returns is worth an entry.
     pub(crate) fn returns_trim_due(&self, now: LogTime) -> bool {
         self.return_beyond(now, limits::RETURNS_AGE_MAX.plus(limits::TRIM_SLACK)).is_some()
+    }
+
+    /// Rows of ended returns that may be trimmed, counted up to `most` or a little above.
+    pub(crate) fn returns_owed(&self, now: LogTime, most: usize) -> usize {
+        let first_failed = (true, LogTime(0), Token(0));
+        let old = |entry: &&(bool, LogTime, Token)| now.since(entry.1) > limits::RETURNS_AGE_MAX;
+        let fine = self.ended.range(..first_failed).take_while(old);
+        let failed = self.ended.range(first_failed..).take_while(old);
+        let over = self.ended.len().saturating_sub(limits::RETURNS_MAX);
+        let least = fine.chain(failed).take(most).count().max(over);
+        // One row of its own and one for each run; few have more than one.
+        least * 2
     }
 
     /// Trims ended returns beyond their retention, with their runs: the rows removed.

@@ -23,6 +23,9 @@ use crate::state::State;
 use crate::time::LogTime;
 use crate::worker::WorkerState;
 
+/// Rows that one answer can have trimmed: more need not be counted.
+const TRIMMED_MAX: usize = limits::DUE_MAX * limits::TRIM_ROWS_MAX;
+
 /// At most [`DUE_MAX`](crate::limits::DUE_MAX) commands that are owed at the state's log time. O(what is due).
 pub fn due(state: &State) -> Vec<Command> {
     let mut owed = Vec::new();
@@ -87,21 +90,21 @@ fn idle_checks(state: &State, pool: &PoolId, until: LogTime, owed: &mut Vec<Comm
 /// Trims, each of a bounded number of rows, once the slack is over.
 fn trims(state: &State, owed: &mut Vec<Command>) {
     let now = state.log_time();
-    let mut owe = |table, times: u64| {
-        let times = usize::try_from(times).unwrap_or(limits::DUE_MAX).min(limits::DUE_MAX);
+    let mut owe = |table, rows: usize| {
+        let times = rows.div_ceil(limits::TRIM_ROWS_MAX).min(limits::DUE_MAX);
         owed.extend(std::iter::repeat_n(Command::Trim { table }, times));
     };
     if state.cold.events_trim_due(now) {
-        let most = (limits::DUE_MAX * limits::TRIM_ROWS_MAX) as u64;
-        owe(TrimTable::Events, state.cold.events_owed(now, most).div_ceil(limits::TRIM_ROWS_MAX as u64));
+        owe(TrimTable::Events, state.cold.events_owed(now, TRIMMED_MAX));
     }
     if state.cold.returns_trim_due(now) {
-        owe(TrimTable::Returns, 1);
+        owe(TrimTable::Returns, state.cold.returns_owed(now, TRIMMED_MAX));
     }
-    let ended = |at: Option<LogTime>| at.is_some_and(|at| at + limits::TRIM_SLACK < now);
-    let outcomes = state.index.outcome_ends.first().map(|(at, _)| *at);
-    let clients = state.index.client_ends.first().map(|(at, _)| *at);
-    if ended(outcomes) || ended(clients) {
-        owe(TrimTable::Outcomes, 1);
+    let (outcomes, clients) = (&state.index.outcome_ends, &state.index.client_ends);
+    let late = |at: LogTime| at + limits::TRIM_SLACK < now;
+    if outcomes.first().is_some_and(|(at, _)| late(*at)) || clients.first().is_some_and(|(at, _)| late(*at)) {
+        let outcomes = outcomes.iter().take_while(|(at, _)| *at < now).take(TRIMMED_MAX).count();
+        let clients = clients.iter().take_while(|(at, _)| *at < now).take(TRIMMED_MAX).count();
+        owe(TrimTable::Outcomes, outcomes.max(clients));
     }
 }

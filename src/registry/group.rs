@@ -46,6 +46,15 @@ pub struct Mark {
     pub agreed: Option<Digest>,
 }
 
+impl Mark {
+    /// Whether replicas reported different values and none has a majority.
+    pub fn is_disputed(&self) -> bool {
+        let mut values = self.reports.values();
+        let first = values.next();
+        self.agreed.is_none() && values.any(|value| Some(value) != first)
+    }
+}
+
 impl Group {
     /// Until when a timed command with this deadline is not done.
     pub fn due_at(&self, deadline: LogTime) -> LogTime {

@@ -24,6 +24,8 @@ pub const WORKERS_PER_AGENT_MAX: usize = 1_024;
 pub const LABELS_MAX: usize = 64;
 /// Steps in a cleaning plan.
 pub const PLAN_STEPS_MAX: usize = 64;
+/// Entries of a receipt, of each kind: every step or probe of a plan, and as many that this version does not know.
+pub const RECEIPT_ENTRIES_MAX: usize = 2 * PLAN_STEPS_MAX;
 /// Bytes of evidence kept with a step, a check or a reason: enough for a human, too little to fill a disk.
 pub const EVIDENCE_BYTES_MAX: usize = 4_096;
 /// Bytes of free text in an operator's reason.
@@ -41,7 +43,7 @@ pub const REQUEST_LINGER: Millis = Millis::secs(60);
 /// Unanswered outcome rows of one client library.
 pub const OUTCOMES_PER_CLIENT_MAX: usize = 4_096;
 /// Outcome rows in all: 64 bytes each.
-pub const OUTCOMES_MAX: usize = 1_000_000;
+pub const OUTCOMES_MAX: usize = if cfg!(test) { 5_000 } else { 1_000_000 };
 /// Hold-back of timed commands after an election or a gap in quorum acknowledgement.
 pub const GRACE: Millis = Millis::secs(5);
 /// No timed command is held back longer than this past its deadline: graces must not stack for ever.

@@ -205,6 +205,15 @@ impl State {
         let worker = self.workers.remove(id).expect("only workers that exist are removed");
         self.cold.put_evidence(id, None);
         self.move_worker(id, Some(Facets::of(&worker)), None);
+        self.forget_agent(&worker.agent);
+    }
+
+    /// Removes the row of an agent that has neither a session nor a worker's row: there is nothing left to fence.
+    pub(crate) fn forget_agent(&mut self, id: &AgentId) {
+        let gone = self.agents.get(id).is_some_and(|agent| agent.session.is_none());
+        if gone && !self.index.agent_workers.contains_key(id) {
+            self.agents.remove(id);
+        }
     }
 
     fn move_worker(&mut self, id: &WorkerId, before: Option<Facets>, after: Option<Facets>) {

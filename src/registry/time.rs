@@ -33,6 +33,21 @@ pub struct Moment {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Millis(pub u64);
 
+/// How far the wall clock may differ from log time to be believed for a duration: log time moves in ticks of 100 ms.
+const WALL_TRUST: Millis = Millis(200);
+
+impl Moment {
+    /// The duration since `earlier`, for people and statistics, never for decisions: log time moves in ticks, so where
+    /// one leader stamped both and its wall clock agrees with log time, the wall clock tells the milliseconds.
+    pub fn since(self, earlier: Self) -> Millis {
+        let log = self.at.since(earlier.at);
+        match self.wall_ms.checked_sub(earlier.wall_ms) {
+            Some(wall) if self.term == earlier.term && wall.abs_diff(log.0) <= WALL_TRUST.0 => Millis(wall),
+            Some(_) | None => log,
+        }
+    }
+}
+
 impl LogTime {
     /// The end of time: the deadline of what nobody owes.
     pub const MAX: Self = Self(u64::MAX);
@@ -90,5 +105,21 @@ impl fmt::Display for LogTime {
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}ms", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_of_the_wall_clock_only_where_it_is_plausible() {
+        let moment = |at, wall_ms, term| Moment { at: LogTime(at), wall_ms, revision: Revision(1), term };
+        let since = |later: Moment| later.since(moment(1_000, 50_000, 3)).0;
+        assert_eq!(since(moment(1_100, 50_042, 3)), 42, "finer than a tick");
+        assert_eq!(since(moment(1_000, 50_017, 3)), 17, "within a tick");
+        assert_eq!(since(moment(1_100, 50_042, 4)), 100, "another leader's clock");
+        assert_eq!(since(moment(1_100, 49_000, 3)), 100, "set back");
+        assert_eq!(since(moment(1_100, 3_600_000, 3)), 100, "set forward");
     }
 }

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AgentId, JobId, SecretHash, SessionId, Token, WorkerId};
 use crate::lease::{JobOutcome, Lease};
-use crate::time::{LogTime, Millis, Moment};
+use crate::time::{LogTime, Moment};
 
 /// The seven states without their data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -282,13 +282,24 @@ pub struct Drain {
     pub order: Order,
 }
 
+/// What an order of what comes next belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum OrderedBy {
+    /// An operator's own order.
+    Operator,
+    /// A drain, with which it is taken back.
+    Drain,
+    /// The holder declared the worker broken, and it was lost before it could be stopped.
+    Holder,
+}
+
 /// Taken instead of Ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Next {
     /// Where to go.
     pub then: Then,
-    /// Ordered by a drain, and taken back with it.
-    pub by_drain: bool,
+    /// What it belongs to.
+    pub by: OrderedBy,
     /// By whom and why.
     pub order: Order,
 }
@@ -531,11 +542,6 @@ impl Worker {
     /// The open run, while Cleaning.
     pub fn cleaning(&self) -> Option<&Cleaning> {
         if let WorkerState::Cleaning(cleaning) = &self.state { Some(cleaning) } else { None }
-    }
-
-    /// How long it has been in its state.
-    pub fn elapsed(&self, now: LogTime) -> Millis {
-        now.since(self.entered.at)
     }
 
     /// Busy while no session serves it.

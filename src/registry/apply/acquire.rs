@@ -177,6 +177,8 @@ impl Entry<'_> {
 fn judge(acquire: &AcquireWorker) -> Result<(), Refusal> {
     let mut violations = Violations::default();
     violations.name("job", acquire.job.as_str(), limits::ID_BYTES_MAX);
+    let name = acquire.name.as_ref().map_or(0, |name| name.len());
+    violations.at_most("name", name as u64, limits::NAME_BYTES_MAX as u64);
     violations.at_most("holder", acquire.holder.len() as u64, limits::ID_BYTES_MAX as u64);
     violations.at_most("job_labels", acquire.job_labels.len() as u64, limits::LABELS_MAX as u64);
     let requirements = acquire.selector.requirements.len() as u64;

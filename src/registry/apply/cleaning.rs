@@ -20,7 +20,7 @@ use crate::pool::{CleaningRules, PoolSpec};
 use crate::row::{ReturnEnd, ReturnRow, RunRow};
 use crate::time::{LogTime, Millis};
 use crate::worker::{
-    Cause, Cleaning, Maintenance, MaintenanceReason, Next, Order, RetiredReason, RunStage, Step, StopOnly, Then,
+    Cause, Cleaning, Maintenance, MaintenanceReason, Next, Order, OrderedBy, RetiredReason, RunStage, Step, StopOnly, Then,
     Verdict, WorkerState,
 };
 
@@ -111,13 +111,13 @@ impl Entry<'_> {
 
     /// A broken or held worker that is lost before it was stopped must not come back as if nothing had been said.
     fn remember_stop(&mut self, id: &WorkerId, stop_only: StopOnly) {
-        let (then, words) = match stop_only {
-            StopOnly::Broken => (Then::Maintenance, "declared broken"),
-            StopOnly::Held => (Then::Held, "held"),
+        let (then, by, words) = match stop_only {
+            StopOnly::Broken => (Then::Maintenance, OrderedBy::Holder, "declared broken"),
+            StopOnly::Held => (Then::Held, OrderedBy::Operator, "held"),
         };
         let order = Order { actor: "holder".into(), reason: words.into(), at: self.now() };
         self.state.change_worker(id, |worker| {
-            worker.next.get_or_insert_with(|| Box::new(Next { then, by_drain: false, order }));
+            worker.next.get_or_insert_with(|| Box::new(Next { then, by, order }));
         });
     }
 
@@ -165,7 +165,7 @@ impl Entry<'_> {
     }
 
     fn end_return(&mut self, id: &WorkerId, cleaning: &Cleaning, result: ReturnResult) {
-        let took = self.now().since(cleaning.began.at);
+        let took = self.moment.since(cleaning.began);
         if cleaning.epoch.is_some() {
             let statistics = self.state.statistics.edit(&id.pool).expect("every pool has statistics");
             statistics.return_ended(&result, took);

@@ -75,7 +75,8 @@ impl Entry<'_> {
     fn settle(&mut self, mark: Revision, agreed: Digest, reports: &BTreeMap<ReplicaId, Digest>) {
         self.state.marks.edit(&mark).expect("the caller has found the mark").agreed = Some(agreed);
         if self.state.group().diverged == Some(mark) {
-            self.state.edit_group().diverged = None;
+            let open = self.state.marks.iter().find(|(_, mark)| mark.is_disputed()).map(|(mark, _)| *mark);
+            self.state.edit_group().diverged = open;
         }
         let differing = reports.iter().filter(|(_, value)| **value != agreed).map(|(replica, _)| *replica).collect();
         self.note(Fact::DigestAgreed { mark, digest: agreed, differing });

@@ -108,7 +108,7 @@ impl<'a> Entry<'a> {
             let from = worker.state.kind();
             assert_eq!(next(from, step), Some(kind), "{id}: no step {step} from {from}");
             let same = from == StateKind::Cleaning && kind == StateKind::Cleaning;
-            let since = worker.cleaning().filter(|_| same).map_or(worker.entered.at, |cleaning| cleaning.assigned.at);
+            let since = worker.cleaning().filter(|_| same).map_or(worker.entered, |cleaning| cleaning.assigned);
             if !same {
                 worker.entered = moment;
             }
@@ -119,7 +119,7 @@ impl<'a> Entry<'a> {
                 worker.token = lease.epoch;
             }
             worker.state = to;
-            (from, worker.agent.clone(), worker.session, moment.at.since(since))
+            (from, worker.agent.clone(), worker.session, moment.since(since))
         });
         if kind == StateKind::Maintenance || from == StateKind::Maintenance {
             let evidence = detail.evidence.as_ref().filter(|_| kind == StateKind::Maintenance);
@@ -168,7 +168,7 @@ impl<'a> Entry<'a> {
             return_id: detail.return_id,
             agent: worker.agent.clone(),
             session: worker.session,
-            elapsed: worker.elapsed(self.now()),
+            elapsed: self.moment.since(worker.entered),
             actor: None,
             because: None,
             evidence: None,

@@ -6,7 +6,7 @@
 //! Invariants
 //! * What is missing counts as failed.
 
-use crate::plan::{Evidence, Measures, PlanStep, Receipt, StepKind, Thresholds};
+use crate::plan::{Evidence, Measures, PlanStep, Receipt, StepKind, StepReceipt, Thresholds};
 use crate::pool::PoolSpec;
 use crate::worker::{MaintenanceReason, StopOnly, Verdict};
 
@@ -23,8 +23,12 @@ pub(super) fn judge(
     }
     let asked = |step: &&PlanStep| stop_only.is_none() || step.kind == StepKind::Stop;
     for step in spec.plan.steps.iter().filter(asked) {
-        let seen = receipt.steps.iter().find(|seen| seen.name == step.name);
-        if !seen.is_some_and(|seen| seen.observed) {
+        // Named twice, the worse word counts; an observation that something is left contradicts itself.
+        let mut named = receipt.steps.iter().filter(|seen| seen.name == step.name);
+        let bad = |seen: &&StepReceipt| !seen.observed || seen.left > 0;
+        let first = named.clone().next();
+        let seen = named.find(bad).or(first);
+        if seen.is_none_or(|seen| bad(&seen)) {
             return (Verdict::Unclean(unclean(step)), seen.map(|seen| seen.evidence.clone()));
         }
     }
@@ -32,7 +36,9 @@ pub(super) fn judge(
         return (Verdict::Stopped, None);
     }
     for probe in &spec.plan.probes {
-        let seen = receipt.checks.iter().find(|seen| seen.name == probe.name);
+        let mut named = receipt.checks.iter().filter(|seen| seen.name == probe.name);
+        let first = named.clone().next();
+        let seen = named.find(|seen| !seen.passed).or(first);
         if !seen.is_some_and(|seen| seen.passed) {
             let reason = MaintenanceReason::ProbeFailed { name: probe.name.clone() };
             return (Verdict::Unhealthy(reason), seen.map(|seen| seen.evidence.clone()));
@@ -97,7 +103,7 @@ pub(super) fn bounded(receipt: &Receipt) -> Receipt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{StepOutcome, StepReceipt};
+    use crate::plan::StepOutcome;
     use crate::time::Millis;
 
     fn clean(spec: &PoolSpec) -> Receipt {

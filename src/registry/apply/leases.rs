@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! * Whatever ends a lease, the worker goes to Cleaning; whoever presents it later is told what superseded it.
-//! * No renewal passes `lease.max` or a drain's deadline.
+//! * No renewal passes `lease.max` or a drain's deadline, nor moves a deadline back.
 
 use crate::event::Note;
 use crate::id::{JobId, SecretHash, Token, WorkerId};
@@ -41,7 +41,8 @@ impl Entry<'_> {
         let ttl = asked.unwrap_or(lease.ttl);
         let drain_at = worker.drain.as_ref().map(|drain| drain.deadline);
         let wanted = (self.now() + ttl).min(lease.ends_by);
-        let deadline = drain_at.map_or(wanted, |at| wanted.min(at));
+        // Never back: an earlier answer has told the holder that nothing ends the lease before.
+        let deadline = drain_at.map_or(wanted, |at| wanted.min(at)).max(lease.deadline);
         let (claims, agent_silent, request) = (!lease.claimed, worker.session.is_none(), lease.request.clone());
         let now = self.now();
         self.state.change_worker(id, |worker| {
@@ -98,6 +99,7 @@ impl Entry<'_> {
         let lease = worker.lease().expect("only a lease is ended").clone();
         let held = worker.next.as_ref().is_some_and(|next| next.then == Then::Held);
         let broken = end.outcome == Some(JobOutcome::Broken);
+        let completed = end.outcome.is_some() && !broken;
         let stop_only = if broken { Some(StopOnly::Broken) } else { held.then_some(StopOnly::Held) };
         if !lease.claimed {
             self.release_request(lease.request.as_ref());
@@ -106,7 +108,7 @@ impl Entry<'_> {
             worker.uses += 1;
             worker.last_used_at = now;
             worker.drain = None;
-            if cause == Cause::Returned && !broken {
+            if completed {
                 worker.ladder = 0;
             }
         });

@@ -16,7 +16,7 @@ use crate::outcome::Outcome;
 use crate::refusal::Refusal;
 use crate::time::Millis;
 use crate::worker::{
-    Cause, Drain, MaintenanceReason, Next, Order, RetiredReason, StateKind, Step, Then, Worker, WorkerState,
+    Cause, Drain, MaintenanceReason, Next, Order, OrderedBy, RetiredReason, StateKind, Step, Then, Worker, WorkerState,
 };
 
 use super::cleaning::Begin;
@@ -74,7 +74,7 @@ impl Entry<'_> {
         self.state.change_worker(id, |worker| {
             worker.cordon = None;
             worker.drain = None;
-            worker.next.take_if(|next| next.by_drain);
+            worker.next.take_if(|next| next.by == OrderedBy::Drain);
         });
         self.note_worker(id, Note::Uncordoned { actor: order.actor, because: order.reason });
     }
@@ -93,9 +93,9 @@ impl Entry<'_> {
         });
         match then {
             Then::Ready => self.state.change_worker(id, |worker| {
-                worker.next.take_if(|next| next.by_drain);
+                worker.next.take_if(|next| next.by == OrderedBy::Drain);
             }),
-            Then::Maintenance | Then::Retired | Then::Held => self.order_next(id, then, true, order),
+            Then::Maintenance | Then::Retired | Then::Held => self.order_next(id, then, OrderedBy::Drain, order),
         }
     }
 
@@ -107,17 +107,17 @@ impl Entry<'_> {
         if working {
             self.note_worker(id, Note::NextOrdered { then, actor, because });
         }
-        self.order_next(id, then, false, order.clone());
+        self.order_next(id, then, OrderedBy::Operator, order.clone());
         if busy && now {
             self.end_lease(id, Cause::Revoked, End { outcome: None, order: Some(order) });
         }
     }
 
-    fn order_next(&mut self, id: &WorkerId, then: Then, by_drain: bool, order: Order) {
+    fn order_next(&mut self, id: &WorkerId, then: Then, by: OrderedBy, order: Order) {
         let worker = self.state.workers.get(id).expect("the caller has found the worker");
         match worker.state.kind() {
             StateKind::Cleaning | StateKind::Busy => self.state.change_worker(id, |worker| {
-                worker.next = Some(Box::new(Next { then, by_drain, order }));
+                worker.next = Some(Box::new(Next { then, by, order }));
             }),
             StateKind::Ready | StateKind::Available | StateKind::Maintenance | StateKind::Lost => {
                 self.move_at_once(id, then, order);

@@ -53,6 +53,7 @@ impl Entry<'_> {
         let mut violations = Violations::default();
         violations.name("pool", id.as_str(), limits::NAME_BYTES_MAX);
         violations.refuse()?;
+        judge_actor(actor)?;
         judge_spec(spec)?;
         if self.state.pools.get(id).is_some() {
             return Err(Refusal::PoolExists { pool: id.clone() });
@@ -79,6 +80,7 @@ impl Entry<'_> {
     ) -> Result<Outcome, Refusal> {
         let pool = self.pool(id)?;
         judge_etag(etag, pool.generation)?;
+        judge_actor(actor)?;
         judge_spec(spec)?;
         let (old, before) = (pool.generation, pool.spec.clone());
         if *before == *spec {
@@ -99,6 +101,7 @@ impl Entry<'_> {
     /// Removes a pool, its Retired rows and its waiters.
     pub(super) fn delete_pool(&mut self, id: &PoolId, etag: Option<u64>, actor: &Arc<str>) -> Result<Outcome, Refusal> {
         judge_etag(etag, self.pool(id)?.generation)?;
+        judge_actor(actor)?;
         let index = self.state.index.pools.get(id).expect("every pool has an index");
         let retired = index.counts[StateKind::Retired as usize];
         let living = index.counts.iter().sum::<u64>() - retired;
@@ -135,6 +138,12 @@ pub(super) fn judge_etag(presented: Option<u64>, current: u64) -> Result<(), Ref
         Some(presented) if presented != current => Err(Refusal::EtagMismatch { presented, current }),
         Some(_) | None => Ok(()),
     }
+}
+
+fn judge_actor(actor: &str) -> Result<(), Refusal> {
+    let mut violations = Violations::default();
+    violations.at_most("actor", actor.len() as u64, limits::ID_BYTES_MAX as u64);
+    violations.refuse()
 }
 
 fn judge_spec(spec: &PoolSpec) -> Result<(), Refusal> {

@@ -12,7 +12,7 @@ use crate::id::{SessionId, Token, WorkerId};
 use crate::limits;
 use crate::refusal::Refusal;
 use crate::selector::Labels;
-use crate::worker::{Cause, RetiredReason, StateKind, Step, Worker, WorkerState};
+use crate::worker::{Cause, Next, OrderedBy, RetiredReason, StateKind, Step, StopOnly, Then, Worker, WorkerState};
 
 use super::cleaning::{Begin, run_detail};
 use super::entry::Entry;
@@ -92,6 +92,7 @@ impl Entry<'_> {
             }
             Door::Again | Door::Takeover => {
                 let moment = self.moment;
+                let owner = self.state.workers.get(id).expect("the door has found the row").agent.clone();
                 self.state.change_worker(id, |worker| {
                     worker.session = Some(session);
                     worker.released = None;
@@ -104,6 +105,7 @@ impl Entry<'_> {
                         worker.uses = 0;
                     }
                 });
+                self.state.forget_agent(&owner);
                 self.relabel(presence);
                 self.begin_cleaning(id, Step::Register, Cause::Joined, Begin::default());
             }
@@ -194,10 +196,19 @@ impl Entry<'_> {
                     maintenance.lost_at = None;
                 }
             }),
-            StateKind::Lost => {
-                self.begin_cleaning(id, Step::Reconnect, Cause::Reconnected, Begin::default());
-            }
+            StateKind::Lost => self.reconnect(id),
         }
+    }
+
+    /// Back from Lost: through a whole cleaning, or only its stop where the worker was declared broken or is held.
+    fn reconnect(&mut self, id: &WorkerId) {
+        let broken = |next: &mut Box<Next>| next.by == OrderedBy::Holder;
+        let (broken, held) = self.state.change_worker(id, |worker| {
+            let broken = worker.next.take_if(broken).is_some();
+            (broken, worker.next.as_ref().is_some_and(|next| next.then == Then::Held))
+        });
+        let stop_only = if broken { Some(StopOnly::Broken) } else { held.then_some(StopOnly::Held) };
+        self.begin_cleaning(id, Step::Reconnect, Cause::Reconnected, Begin { stop_only, ..Begin::default() });
     }
 
     /// The agent of a leased worker is back, or was replaced; its job may be gone.

@@ -83,7 +83,7 @@ impl Entry<'_> {
         match self.judge_room(&mark.id, mark.answered_below) {
             Ok(()) => Ok(Admission::Recorded),
             Err(Refusal::TooManyOutcomes { limit })
-                if limit == limits::OUTCOMES_MAX as u64 && matches!(command, Command::BeginReturn { .. }) =>
+                if limit == limits::OUTCOMES_MAX as u64 && frees(command) =>
             {
                 Ok(Admission::Unrecorded)
             }
@@ -201,6 +201,11 @@ impl Entry<'_> {
 fn lease_end(worker: &Worker, epoch: crate::id::Token) -> Option<LeaseEnd> {
     let last = worker.last_lease.as_ref().filter(|last| last.epoch == epoch)?;
     Some(LeaseEnd { job: last.job.clone(), cause: last.cause, return_id: last.return_id })
+}
+
+/// Whether a command takes a lease or a waiter away, and so goes on where there is no room to remember it.
+const fn frees(command: &Command) -> bool {
+    matches!(command, Command::BeginReturn { .. } | Command::CancelAcquire { .. })
 }
 
 /// Whether the outcome of a command is remembered by its request id.

@@ -6,6 +6,7 @@
 
 use crate::command::RunProgress;
 use crate::event::Note;
+use crate::limits;
 use crate::id::{SessionId, Token, WorkerId};
 use crate::outcome::{Outcome, RunNoted};
 use crate::plan::Receipt;
@@ -16,7 +17,7 @@ use crate::worker::{
 };
 
 use super::cleaning::{Begin, Closing};
-use super::entry::Entry;
+use super::entry::{Entry, Violations};
 use super::judge::{bounded, judge};
 
 impl Entry<'_> {
@@ -77,6 +78,7 @@ impl Entry<'_> {
             return Ok(Outcome::CleaningCompleted { worker: id.clone(), run, verdict, to });
         }
         let cleaning = open_run(worker, run)?;
+        judge_size(receipt)?;
         let (agent, cause) = (worker.agent.clone(), cleaning.cause);
         let spec = self.state.settings(&id.pool, cleaning.generation).expect("the settings of open runs are kept");
         let (verdict, evidence) = judge(receipt, cleaning.generation, spec, cleaning.stop_only);
@@ -131,6 +133,19 @@ impl Entry<'_> {
         let worker = self.state.workers.get(id).expect("the caller has moved the worker");
         Outcome::Moved { worker: id.clone(), to: worker.state.kind() }
     }
+}
+
+/// Refuses a receipt that is too large to be kept.
+fn judge_size(receipt: &Receipt) -> Result<(), Refusal> {
+    let mut violations = Violations::default();
+    let most = limits::RECEIPT_ENTRIES_MAX as u64;
+    violations.at_most("receipt.steps", receipt.steps.len() as u64, most);
+    violations.at_most("receipt.checks", receipt.checks.len() as u64, most);
+    violations.at_most("receipt.missing_capabilities", receipt.missing_capabilities.len() as u64, most);
+    let names = receipt.steps.iter().map(|step| step.name.len());
+    let longest = names.chain(receipt.checks.iter().map(|check| check.name.len())).max().unwrap_or(0);
+    violations.at_most("receipt.names", longest as u64, limits::ID_BYTES_MAX as u64);
+    violations.refuse()
 }
 
 /// The worker's open run, if it is this one.

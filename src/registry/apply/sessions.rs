@@ -3,6 +3,7 @@
 //! Invariants
 //! * An agent has at most one live session; opening one ends the earlier in the same entry.
 //! * Every open run of the agent's workers is replaced by the new session, or lost with the old one.
+//! * An agent's row lives as long as it has a session or a worker's row.
 
 use std::collections::BTreeSet;
 
@@ -83,6 +84,7 @@ impl Entry<'_> {
         }
         self.state.agents.edit(&agent).expect("a session has an agent").session = None;
         self.state.index.sessions.remove(&session);
+        self.state.forget_agent(&agent);
         Ok(Outcome::SessionEnded { session })
     }
 
@@ -120,6 +122,15 @@ fn judge(open: &OpenSession) -> Result<(), Refusal> {
     let mut violations = Violations::default();
     violations.name("agent", open.agent.as_str(), limits::ID_BYTES_MAX);
     violations.at_most("workers", open.workers.len() as u64, limits::WORKERS_PER_AGENT_MAX as u64);
+    let texts = [("machine", &open.machine), ("boot", &open.boot), ("endpoint", &open.endpoint)];
+    for (field, text) in texts.into_iter().chain([("version", &open.version)]) {
+        violations.at_most(field, text.len() as u64, limits::ID_BYTES_MAX as u64);
+    }
+    for (field, names) in [("capabilities", &open.capabilities), ("missing_capabilities", &open.missing_capabilities)] {
+        violations.at_most(field, names.len() as u64, limits::LABELS_MAX as u64);
+        let longest = names.iter().map(|name| name.len()).max().unwrap_or(0);
+        violations.at_most(field, longest as u64, limits::ID_BYTES_MAX as u64);
+    }
     for presence in &open.workers {
         violations.name("workers.name", &presence.worker.name, limits::NAME_BYTES_MAX);
         violations.at_most("workers.labels", presence.labels.len() as u64, limits::LABELS_MAX as u64);

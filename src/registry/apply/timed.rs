@@ -46,6 +46,7 @@ impl Entry<'_> {
         let to = self.retired(id, RetiredReason::Lost);
         let retired = Some(RetiredReason::Lost);
         self.step(id, Step::GiveUp, to, Detail { retired, ..Detail::default() });
+        self.state.change_worker(id, |worker| worker.next = None);
         Ok(self.moved(id))
     }
 
