@@ -69,11 +69,9 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> anyhow::Re
 
 /// What [`run`] has started.
 pub(crate) struct Agent {
-    /// Where executions are served.
-    pub(crate) endpoint: String,
     host: Arc<Host>,
     crew: Arc<Crew>,
-    presence: Presence,
+    pub(crate) presence: Presence,
     /// Refuses new executions, while those under way go on.
     closing: CancellationToken,
     /// Ends everything.
@@ -131,11 +129,11 @@ impl Agent {
             capabilities: capabilities.present(),
             missing_capabilities: capabilities.missing(),
         };
-        let (agent, endpoint) = (&identity.id, introduction.execution_endpoint.clone());
+        let (agent, endpoint) = (&identity.id, &introduction.execution_endpoint);
         tracing::info!(agent, endpoint, missing = ?introduction.missing_capabilities, "agent started");
         let workers = introduce(Arc::clone(&crew), Arc::clone(&host), labels, boot_id);
         let presence = Presence { identity, introduction, crew: Arc::clone(&crew), workers, live };
-        Ok(Agent { endpoint, host, crew, presence, closing, stop, serving })
+        Ok(Agent { host, crew, presence, closing, stop, serving })
     }
 
     /// Lives until `shutdown` or until it is `orphaned`, then ends.
@@ -150,9 +148,8 @@ impl Agent {
             () = self.until_ended(shutdown, orphaned, drain) => Ok(()),
         };
         self.end().await;
-        if drain || orphaned.is_cancelled() {
-            self.host.dissolve();
-        }
+        // What a job still runs in is not empty, and stays.
+        self.host.dissolve();
         tracing::info!("agent stopped");
         ended
     }

@@ -73,7 +73,7 @@ const fn key(path: &'static str, kind: Kind, about: &'static str) -> Key {
 
 /// Every key there is.
 pub const KEYS: &[Key] = &[
-    key("endpoints", Kind::Texts, "client endpoints of the replicas, http://host:port; required"),
+    key("endpoints", Kind::Texts, "client endpoints of the replicas, host:port or http://host:port; required"),
     key("state_dir", Kind::Path, "the agent's own folder, for one agent only; required"),
     key("listen", Kind::Address, "where executions are served; 127.0.0.1:0 by default"),
     key("advertise", Kind::Text, "the address of `listen` as others reach it, http://host:port"),
@@ -237,9 +237,10 @@ impl AgentConfig {
             let key = name.strip_prefix(ENV_PREFIX)?.to_lowercase().replace("__", ".");
             Some((key, value, format!("environment {name}")))
         });
-        let flags = overrides.flags.iter().map(|(key, value)| {
-            (key.clone(), value, format!("flag --{}", key.replace(['_', '.'], "-")))
-        });
+        let flags = overrides
+            .flags
+            .iter()
+            .map(|(key, value)| (key.clone(), value, format!("flag --{}", key.replace(['_', '.'], "-"))));
         for (key, value, place) in ours.chain(flags) {
             match overriding(&key, value) {
                 Ok(value) => {
@@ -253,10 +254,13 @@ impl AgentConfig {
             return Err(ConfigError(wrong));
         }
         let read = builder.build().and_then(config::Config::try_deserialize::<AgentConfig>);
-        let config = read.map_err(|error| {
+        let mut config = read.map_err(|error| {
             let place = path.display().to_string();
             ConfigError(vec![Violation { place, key: String::new(), reason: error.to_string() }])
         })?;
+        for endpoint in config.endpoints.iter_mut().filter(|endpoint| !endpoint.contains("://")) {
+            endpoint.insert_str(0, "http://");
+        }
         config.check(&places)?;
         Ok(config)
     }
@@ -301,7 +305,10 @@ impl AgentConfig {
             for (field, id) in [("pool", &worker.pool), ("name", &worker.name)] {
                 if !is_id(id) {
                     let form = "is lower-case letters, digits and dashes, begins with a letter";
-                    refuse(&format!("workers[{i}].{field}"), format!("`{id}`: an id {form}, has 1 to {} bytes", limits::ID_MAX));
+                    refuse(
+                        &format!("workers[{i}].{field}"),
+                        format!("`{id}`: an id {form}, has 1 to {} bytes", limits::ID_MAX),
+                    );
                 }
             }
             if !names.insert(&worker.name) {

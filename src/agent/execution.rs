@@ -33,6 +33,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
+use crate::failpoint;
 use crate::host::{Host, Lease};
 use crate::job::{Facts, JobFact, JobVerdict, LeaseOrder};
 use crate::runner::{Crew, Member};
@@ -86,7 +87,8 @@ pub fn job_lost(facts: &Facts, lease: &Lease, boot_id: &str) -> io::Result<bool>
 
 impl Executions {
     fn member(&self, proof: &LeaseProof) -> Result<&Member, Status> {
-        let absent = || refused(Code::NotFound, "WORKER_NOT_FOUND", "no such worker here", &[("worker", &proof.worker)]);
+        let absent =
+            || refused(Code::NotFound, "WORKER_NOT_FOUND", "no such worker here", &[("worker", &proof.worker)]);
         self.crew.member(&proof.worker).ok_or_else(absent)
     }
 
@@ -128,17 +130,16 @@ impl Executions {
         let (member, order) = self.open(proof).await?;
         let lease = self.lease(&member.name, order.epoch)?;
         let _gate = member.gate().await;
+        let facts = member.view().borrow().facts.clone();
+        if job_lost(&facts, &lease, &self.boot_id).map_err(|error| failed(&error))? {
+            return Err(interrupted(proof));
+        }
         // Made before the fact that a job was begun, so that a missing folder means a lost one.
         std::fs::create_dir_all(lease.folder()).map_err(|error| failed(&error))?;
         let job = JobFact { epoch: order.epoch, boot_id: self.boot_id.clone(), asked: digest(&asked) };
         match member.ask_job(job).await {
-            JobVerdict::Admitted => {}
-            JobVerdict::Begun => {
-                let facts = member.view().borrow().facts.clone();
-                if job_lost(&facts, &lease, &self.boot_id).map_err(|error| failed(&error))? {
-                    return Err(interrupted(proof));
-                }
-            }
+            // Begun is not yet started, if the agent died between the two; starting twice is the supervisor's to prevent.
+            JobVerdict::Admitted | JobVerdict::Begun => {}
             JobVerdict::Another => {
                 let words = "another execution was started under this lease, which has one only";
                 return Err(refused(Code::AlreadyExists, "EXECUTION_EXISTS", words, &[("worker", &proof.worker)]));
@@ -147,6 +148,7 @@ impl Executions {
             JobVerdict::Stale { seen } => return Err(grant::stale(proof, seen)),
             JobVerdict::NotYet => return Err(grant::not_seen(proof)),
         }
+        failpoint::hit("agent.job.after_admitted");
         let spec = JobSpec {
             job: order.job_id,
             command: asked.command,

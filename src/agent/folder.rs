@@ -230,8 +230,7 @@ fn replace<T: Serialize>(path: &Path, value: &T) -> Result<(), FolderError> {
     let aside = path.with_extension("json.new");
     let folder = path.parent().expect("every file lies in the state folder");
     let written = (|| {
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
         file.write_all(&serde_json::to_vec(value).map_err(io::Error::other)?)?;
         file.sync_all()?;
         fs::rename(&aside, path)?;

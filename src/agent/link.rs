@@ -38,7 +38,7 @@ pub mod limits {
     /// The longest pause: an election takes about a second, and an agent must not sleep through the next leader.
     pub const PAUSE_MAX: Duration = Duration::from_secs(1);
     /// The longest pause after a refusal that only an operator can lift.
-    pub const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(60);
+    pub const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(30);
 }
 
 /// The replicas of the cluster.

@@ -24,11 +24,13 @@ use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore, mpsc, ones
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::failpoint;
 use crate::folder::{FolderError, StateFolder, WorkerRecord};
 use crate::job::{Action, Duties, Facts, Heard, Input, JobFact, JobVerdict, LeaseOrder, RunOrder};
-use crate::link::{Backoff, Failure, Link, call, request};
+use crate::link::Link;
 use crate::metrics::Metrics;
 
+mod report;
 
 /// A fact that cannot be written (a full disk) is tried again after this long; nothing else happens to the worker
 /// meanwhile.
@@ -358,6 +360,7 @@ impl Hands {
     async fn save(&self, record: &WorkerRecord) -> Result<(), FolderError> {
         let (folder, local, record) = (Arc::clone(&self.shared.folder), self.local.clone(), record.clone());
         let saved = tokio::task::spawn_blocking(move || folder.save_worker(&local, &record)).await;
+        failpoint::hit("agent.facts.after_sync");
         saved.expect("writing a record does not panic")
     }
 
@@ -417,46 +420,12 @@ impl Hands {
         let (shared, inputs) = (Arc::clone(&self.shared), self.inputs.clone());
         self.shared.tasks.spawn(async move {
             tokio::select! {
-                () = report(&shared, message) => {}
+                () = report::send(&shared, message) => {}
                 () = cancel.cancelled() => return,
             }
             if let Some(inputs) = inputs.upgrade() {
                 let _ = inputs.send(Message::Input(Input::Answered { run }));
             }
         });
-    }
-}
-
-/// Sends a report until it is answered, by whichever replica.
-async fn report(shared: &Shared, message: v1::ReportCleaningRequest) {
-    let (mut route, mut backoff) = (shared.link.route(), Backoff::of_calls());
-    let (worker, run) = (message.worker.as_str(), message.run);
-    loop {
-        let failure = match call(route.agents().report_cleaning(request(message.clone()))).await {
-            Ok(answer) => {
-                let (accepted, reason) = (answer.accepted, answer.reason);
-                tracing::info!(worker, run, accepted, reason, "report answered");
-                return;
-            }
-            Err(failure) => failure,
-        };
-        if failure.session_ended() {
-            shared.ended.send_if_modified(|known| {
-                let newer = message.session > *known;
-                *known = (*known).max(message.session);
-                newer
-            });
-        }
-        match failure {
-            Failure::Refused { reason, detail, .. } => {
-                tracing::warn!(worker, run, reason, detail, "report refused");
-                return;
-            }
-            Failure::Again(why) => {
-                tracing::debug!(worker, run, replica = route.url(), why, "report not answered");
-                route.next();
-                tokio::time::sleep(backoff.pause()).await;
-            }
-        }
     }
 }

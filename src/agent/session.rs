@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use remuda_wire::v1;
 use tokio_util::sync::CancellationToken;
 
+use crate::failpoint;
 use crate::folder::{FolderError, Identity};
 use crate::job::{Assigned, Input};
 use crate::link::{Backoff, Failure, call, duration, request, stood_at};
@@ -41,6 +42,8 @@ mod limits {
     pub(super) const WATCH_BEHIND: Duration = Duration::from_secs(2);
     /// How often a watch is held against these.
     pub(super) const WATCH_CHECK: Duration = Duration::from_millis(200);
+    /// A session that lived for this long was a good one: the next is opened without delay.
+    pub(super) const LASTING: Duration = Duration::from_secs(10);
     /// Heartbeats are never sent more often than this, whatever an answer says.
     pub(super) const INTERVAL_MIN: Duration = Duration::from_millis(100);
     /// Nor less often: beyond it the agent would count as silent under any configuration.
@@ -125,12 +128,13 @@ impl Lag {
 impl Presence {
     /// Keeps the agent present until `stop`. Fails only when the state folder does.
     pub async fn keep(&self, stop: &CancellationToken) -> Result<(), FolderError> {
-        let mut refusals = Backoff::of_refusals();
+        let (mut refusals, mut endings) = (Backoff::of_refusals(), Backoff::of_calls());
         loop {
             let opened = tokio::select! {
                 opened = self.open() => opened?,
                 () = stop.cancelled() => return Ok(()),
             };
+            let began = Instant::now();
             if opened.refused == 0 {
                 refusals.reset();
             }
@@ -145,6 +149,14 @@ impl Presence {
                 End::TryRefused => tracing::info!(session = opened.session, "trying refused workers again"),
                 End::Stopped => return Ok(()),
             }
+            if began.elapsed() > limits::LASTING {
+                endings.reset();
+            }
+            // Sessions that end as soon as they are opened must not become a storm of entries.
+            tokio::select! {
+                () = tokio::time::sleep(endings.pause()) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
         }
     }
 
@@ -155,9 +167,13 @@ impl Presence {
         let mut floor = 0;
         loop {
             let message = self.introduce(self.count_up(floor).await?);
+            failpoint::hit("agent.session.after_incarnation");
             let refusal = loop {
                 match call(route.agents().open_session(request(message.clone()))).await {
-                    Ok(answer) => return Ok(self.opened(&message, &answer)),
+                    Ok(answer) => {
+                        failpoint::hit("agent.session.after_open");
+                        return Ok(self.opened(&message, &answer));
+                    }
                     Err(Failure::Refused { reason, detail, facts }) => break (reason, detail, facts),
                     // It may have happened: the same incarnation gets its answer.
                     Err(Failure::Again(why)) => {
@@ -204,11 +220,15 @@ impl Presence {
         let session = answer.session;
         let mut refused = 0;
         for result in &answer.workers {
-            if !result.refused.is_empty() {
-                refused += 1;
-                let (worker, reason, detail) = (&result.name, &result.refused, &result.detail);
+            let (worker, reason, detail) = (&result.name, &result.refused, &result.detail);
+            // Retired for good while this agent was away: the watch will show why, and there is nothing to try again.
+            let retired = reason == "WORKER_RETIRED";
+            if !reason.is_empty() {
                 tracing::error!(worker, reason, detail, "registration refused");
-            } else if let Some(member) = self.crew.member(&result.name) {
+            }
+            if !reason.is_empty() && !retired {
+                refused += 1;
+            } else if let Some(member) = self.crew.member(worker) {
                 member.tell(Input::SessionOpened { session, revision });
             }
         }

@@ -103,9 +103,14 @@ async fn metrics_are_served_and_count_runs_and_heartbeats() {
     metrics.heartbeat_answered();
     metrics.run_began();
     let step = v1::Step { name: "stop".into(), kind: v1::step::Kind::Stop.into(), ..Default::default() };
-    let probe = v1::Probe { name: "port".into(), action: Some(v1::probe::Action::Tcp(Default::default())), ..Default::default() };
+    let probe = v1::Probe {
+        name: "port".into(),
+        action: Some(v1::probe::Action::Tcp(Default::default())),
+        ..Default::default()
+    };
     let plan = v1::CleaningPlan { steps: vec![step], probes: vec![probe], ..Default::default() };
-    let result = v1::StepResult { observed: true, outcome: v1::step_result::Outcome::Done.into(), ..Default::default() };
+    let result =
+        v1::StepResult { observed: true, outcome: v1::step_result::Outcome::Done.into(), ..Default::default() };
     let failed = v1::ProbeResult { name: "port".into(), ..Default::default() };
     let receipt = v1::CleaningReceipt { steps: vec![result], probes: vec![failed], ..Default::default() };
     metrics.run_ended(&plan, Some(&receipt));

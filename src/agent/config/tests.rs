@@ -43,7 +43,8 @@ fn what_is_written_out_is_read_back() {
 
 #[test]
 fn the_environment_overrides_the_file_and_flags_override_both() {
-    let env = [("REMUDA_AGENT__MAX_PARALLEL_CLEANS", "7"), ("REMUDA_AGENT__ENDPOINTS", "http://a:1,http://b:2"), ("HOME", "/")];
+    let env =
+        [("REMUDA_AGENT__MAX_PARALLEL_CLEANS", "7"), ("REMUDA_AGENT__ENDPOINTS", "a:1, http://b:2"), ("HOME", "/")];
     let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     let overrides = Overrides { env, flags: vec![("max_parallel_cleans".into(), "9".into())] };
     let config = AgentConfig::parse(GOOD, Path::new("agent.toml"), &overrides).unwrap();
@@ -69,7 +70,8 @@ fn everything_wrong_is_told_with_file_line_and_key() {
 
 #[test]
 fn unknown_keys_and_wrong_kinds_are_told_together() {
-    let text = "endpoint = 1\ncgroup = \"maybe\"\nlisten = 7\n[[workers]]\nname = \"w\"\nfolder = 3\nlabels = { a = 1 }\n";
+    let text =
+        "endpoint = 1\ncgroup = \"maybe\"\nlisten = 7\n[[workers]]\nname = \"w\"\nfolder = 3\nlabels = { a = 1 }\n";
     let told = lines(text);
     assert_eq!(
         told,
@@ -116,7 +118,12 @@ fn every_key_refuses_a_value_of_another_kind_and_names_its_line() {
 
 #[test]
 fn the_schema_is_the_struct() {
-    let worker = WorkerConfig { pool: "p".into(), name: "n".into(), labels: [("a".into(), "b".into())].into(), annotations: [("a".into(), "b".into())].into() };
+    let worker = WorkerConfig {
+        pool: "p".into(),
+        name: "n".into(),
+        labels: [("a".into(), "b".into())].into(),
+        annotations: [("a".into(), "b".into())].into(),
+    };
     let config = AgentConfig {
         advertise: Some("http://h:1".into()),
         admin: Some(SocketAddr::from(([127, 0, 0, 1], 1))),

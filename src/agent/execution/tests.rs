@@ -189,7 +189,8 @@ async fn what_cannot_be_started_is_an_end_and_not_an_error() {
 async fn a_job_outlives_the_agent_and_the_next_one_serves_it() {
     let (rig, agent, mut client, epoch) = leased().await;
     let gate = rig.home.path().join("gate");
-    let script = format!("echo one; while [ ! -e {} ]; do sleep 0.01; done; echo two; exit 3", gate.display());
+    let wait = format!("for i in $(seq 1000); do [ -e {} ] && break; sleep 0.01; done", gate.display());
+    let script = format!("echo one; {wait}; echo two; exit 3");
     client.execute(shell(epoch, &script)).await.unwrap();
     let mut stream = client.attach_execution(attach(epoch, 0, 0)).await.unwrap().into_inner();
     assert!(matches!(stream.message().await.unwrap().unwrap().part, Some(Part::Stdout(_))));
@@ -239,7 +240,7 @@ async fn a_job_whose_folder_is_gone_is_told_as_lost_and_not_started_again() {
 #[tokio::test]
 async fn a_return_stops_the_job_cleans_and_fences_its_holder() {
     let (rig, agent, mut client, epoch) = leased().await;
-    let script = "echo $$ > ../../../../pid; touch $TMPDIR/x left; setsid sleep 60 & trap '' TERM; sleep 60";
+    let script = "touch $TMPDIR/x left; setsid sleep 60 & trap '' TERM; sleep 60";
     client.execute(shell(epoch, script)).await.unwrap();
     let run = rig.registry.assign(W1);
     rig.registry.until("a clean report", |memory| memory.accepted.contains(&run)).await;

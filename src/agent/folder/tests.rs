@@ -4,7 +4,13 @@ use super::*;
 use crate::job::JobFact;
 
 fn facts(seen: u64) -> Facts {
-    Facts { seen, finished: seen - 1, epoch: seen, job: Some(JobFact { epoch: seen, boot_id: "b".into(), asked: "a".into() }), retired: None }
+    Facts {
+        seen,
+        finished: seen - 1,
+        epoch: seen,
+        job: Some(JobFact { epoch: seen, boot_id: "b".into(), asked: "a".into() }),
+        retired: None,
+    }
 }
 
 #[test]

@@ -101,7 +101,9 @@ fn the_seen_token_is_synced_before_the_run_is_queued() {
     let mut duties = fresh();
     let actions = clean(&mut duties, 10);
     let place = |wanted: &dyn Fn(&Action) -> bool| actions.iter().position(wanted).unwrap();
-    assert!(place(&|a| matches!(a, Action::Persist(f) if f.seen == 10)) < place(&|a| matches!(a, Action::Queue { .. })));
+    assert!(
+        place(&|a| matches!(a, Action::Persist(f) if f.seen == 10)) < place(&|a| matches!(a, Action::Queue { .. }))
+    );
 }
 
 #[test]
@@ -352,7 +354,8 @@ fn the_wire_is_read_in_full_or_not_at_all() {
         phase: "QUEUED".into(),
     };
     let read = |state: i32, run, lease| {
-        let message = v1::Assignment { state, run, lease, token: 10, retired_reason: "SPENT".into(), ..Default::default() };
+        let message =
+            v1::Assignment { state, run, lease, token: 10, retired_reason: "SPENT".into(), ..Default::default() };
         Assigned::from_wire(&message).duty
     };
     let Duty::Clean(order) = read(State::Cleaning.into(), Some(run.clone()), None) else { panic!("a run") };

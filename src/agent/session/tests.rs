@@ -166,10 +166,12 @@ async fn a_restarted_agent_ignores_what_a_lagging_replica_still_shows() {
     let old = shown_run(run);
     rig.registry.change(|memory| memory.assignments.insert(W1.into(), old));
     let beats = rig.registry.memory.lock().heartbeats.len();
-    rig.registry.until("the watch passed it", |memory| {
-        let passed = memory.heartbeats[beats..].iter().any(|beat| beat.watch_revision >= memory.revision);
-        passed && memory.heartbeats.len() > beats + 3
-    }).await;
+    rig.registry
+        .until("the watch passed it", |memory| {
+            let passed = memory.heartbeats[beats..].iter().any(|beat| beat.watch_revision >= memory.revision);
+            passed && memory.heartbeats.len() > beats + 3
+        })
+        .await;
     assert_eq!(rig.cleaner.finished(), [(W1.to_owned(), run)], "carried out once, before the restart");
     agent.stop().await;
 }
@@ -198,5 +200,55 @@ async fn a_stopping_agent_joins_its_runs_and_the_next_one_takes_a_higher_incarna
     rig.registry.until("the replaced run", |memory| memory.accepted == [run + 1]).await;
     let opens: Vec<_> = rig.registry.memory.lock().opens.iter().map(|open| open.incarnation).collect();
     assert_eq!(opens, [1, 2]);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_report_of_an_ended_session_has_no_effect_and_is_given_up() {
+    let rig = Rig::new(1).await;
+    rig.cleaner.hold(true);
+    let agent = rig.start(&["w-1"], 1);
+    rig.registry.until("live", |memory| !memory.heartbeats.is_empty()).await;
+    let old = rig.registry.assign(W1);
+    eventually("started", || rig.cleaner.at_work() == [(W1.to_owned(), old)]).await;
+    // The run ends while nothing is answered; the session ends before its report arrives.
+    rig.replicas[0].faults.silent.store(true, Ordering::SeqCst);
+    rig.cleaner.hold(false);
+    eventually("finished", || rig.cleaner.finished() == [(W1.to_owned(), old)]).await;
+    rig.registry.end_session();
+    rig.replicas[0].faults.silent.store(false, Ordering::SeqCst);
+    rig.registry.until("the replacing run", |memory| memory.accepted == [old + 1]).await;
+    eventually("idle", || !agent.crew.cleaning()).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_retired_for_good_is_acknowledged_and_not_registered_again() {
+    let rig = Rig::new(1).await;
+    let agent = rig.start(&["w-1"], 1);
+    rig.registry.until("live", |memory| !memory.heartbeats.is_empty()).await;
+    rig.registry.change(|memory| memory.retire(W1));
+    let acknowledged = |memory: &crate::fake::Memory| memory.heartbeats.last().is_some_and(|beat| beat.retired == [W1]);
+    rig.registry.until("the acknowledgement", acknowledged).await;
+    agent.stop().await;
+    // The next process remembers, and goes on acknowledging.
+    rig.registry.change(|memory| memory.heartbeats.clear());
+    let agent = rig.start(&["w-1"], 1);
+    rig.registry.until("the acknowledgement again", acknowledged).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_retired_while_the_agent_was_away_is_learned_of_and_not_tried_again() {
+    let rig = Rig::new(1).await;
+    rig.registry.change(|memory| {
+        memory.refusal = "WORKER_RETIRED";
+        memory.refuses.push(W1.into());
+        memory.retire(W1);
+    });
+    let agent = rig.start(&["w-1"], 1);
+    let acknowledged = |memory: &crate::fake::Memory| memory.heartbeats.last().is_some_and(|beat| beat.retired == [W1]);
+    rig.registry.until("the acknowledgement", acknowledged).await;
+    assert_eq!(rig.registry.memory.lock().opens.len(), 1);
     agent.stop().await;
 }
