@@ -220,6 +220,21 @@ impl Cold {
         rows
     }
 
+    /// Whether evidence is kept of a worker.
+    pub(crate) fn has_evidence(&self, worker: &WorkerId) -> bool {
+        self.evidence.contains_key(worker)
+    }
+
+    /// Whether the return has begun and not ended.
+    pub(crate) fn is_open_return(&self, return_id: Token) -> bool {
+        self.returns.get(&return_id).is_some_and(|memory| memory.ended.is_none())
+    }
+
+    /// How many returns are open. O(returns), for `check`.
+    pub(crate) fn open_returns(&self) -> usize {
+        self.returns.values().filter(|memory| memory.ended.is_none()).count()
+    }
+
     /// Whether the return is still remembered.
     pub(crate) fn knows_return(&self, return_id: Token) -> bool {
         self.returns.contains_key(&return_id)

@@ -20,8 +20,8 @@ use crate::pool::{CleaningRules, PoolSpec};
 use crate::row::{ReturnEnd, ReturnRow, RunRow};
 use crate::time::{LogTime, Millis};
 use crate::worker::{
-    Cause, Cleaning, Maintenance, MaintenanceReason, Next, Order, OrderedBy, RetiredReason, RunStage, Step, StopOnly, Then,
-    Verdict, WorkerState,
+    Cause, Cleaning, Maintenance, MaintenanceReason, Next, Order, OrderedBy, RetiredReason, RunStage, Step, StopOnly,
+    Then, Verdict, WorkerState,
 };
 
 use super::entry::{Detail, Entry};

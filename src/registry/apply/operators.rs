@@ -127,6 +127,9 @@ impl Entry<'_> {
     }
 
     fn move_at_once(&mut self, id: &WorkerId, then: Then, order: Order) {
+        if then != Then::Ready {
+            self.state.change_worker(id, |worker| (worker.next, worker.released) = (None, None));
+        }
         let reason = match then {
             Then::Ready => return,
             Then::Maintenance => MaintenanceReason::Operator,
@@ -135,13 +138,11 @@ impl Entry<'_> {
                 let to = self.retired(id, RetiredReason::Operator);
                 let retired = Some(RetiredReason::Operator);
                 self.step(id, Step::Retire, to, Detail { retired, order: Some(order), ..Detail::default() });
-                self.state.change_worker(id, |worker| worker.next = None);
                 return;
             }
         };
         let to = self.maintenance_for(id, reason.clone(), Some(order.clone()));
         self.step(id, Step::Maintain, to, Detail { reason: Some(reason), order: Some(order), ..Detail::default() });
-        self.state.change_worker(id, |worker| worker.next = None);
     }
 
     /// From Maintenance through cleaning; where something was only ordered to come next, that is taken back.

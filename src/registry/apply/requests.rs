@@ -82,9 +82,7 @@ impl Entry<'_> {
         self.judge_window(&mark.id, mark.not_after)?;
         match self.judge_room(&mark.id, mark.answered_below) {
             Ok(()) => Ok(Admission::Recorded),
-            Err(Refusal::TooManyOutcomes { limit })
-                if limit == limits::OUTCOMES_MAX as u64 && frees(command) =>
-            {
+            Err(Refusal::TooManyOutcomes { limit }) if limit == limits::OUTCOMES_MAX as u64 && frees(command) => {
                 Ok(Admission::Unrecorded)
             }
             Err(refusal) => Err(refusal),

@@ -6,8 +6,8 @@
 
 use crate::command::RunProgress;
 use crate::event::Note;
-use crate::limits;
 use crate::id::{SessionId, Token, WorkerId};
+use crate::limits;
 use crate::outcome::{Outcome, RunNoted};
 use crate::plan::Receipt;
 use crate::refusal::Refusal;
