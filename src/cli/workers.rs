@@ -11,7 +11,7 @@ use crate::{names, output};
 
 /// Makes the request of an order from what every order has; further fields follow.
 macro_rules! order {
-    ($client:expr, $args:expr, $request:ident { $($field:ident: $value:expr),* }) => {{
+    ($client:expr, $args:expr, $request:ident { $($field:ident = $value:expr),* }) => {{
         let args: WorkerOrderArgs = $args;
         let worker: WorkerId = names::worker(&$client, &args.worker).await?;
         let actor = args.actor.unwrap_or_else(actor);
@@ -35,11 +35,11 @@ pub(crate) async fn worker(context: &Context, command: WorkerCommand) -> Result<
         WorkerCommand::Release(args) => output::print(format, &order!(client, args, ReleaseWorkerRequest {})),
         WorkerCommand::Retire(args) => {
             let now = args.now;
-            output::print(format, &order!(client, args.order, RetireWorkerRequest { now }))
+            output::print(format, &order!(client, args.order, RetireWorkerRequest { now = now }))
         }
         WorkerCommand::Maintenance(args) => {
             let (now, hold) = (args.now, args.hold);
-            output::print(format, &order!(client, args.order, SetMaintenanceRequest { now, hold }))
+            output::print(format, &order!(client, args.order, SetMaintenanceRequest { now = now, hold = hold }))
         }
         WorkerCommand::Drain(args) => {
             let then = match args.then {
@@ -48,7 +48,7 @@ pub(crate) async fn worker(context: &Context, command: WorkerCommand) -> Result<
                 ThenWord::Retired => Then::Retired,
             };
             let deadline = args.deadline.and_then(|d| d.try_into().ok());
-            let request = order!(client, args.order, DrainWorkerRequest { deadline, then: then.into() });
+            let request = order!(client, args.order, DrainWorkerRequest { deadline = deadline, then = then.into() });
             output::print(format, &request)
         }
     }
