@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use super::workload::{Model, Op, entry, run};
 use super::{new_store, open, runtime};
-use crate::raft::log::{LogOptions, LogStore};
+use crate::raft::log::{LogOptions, LogStore, Problem};
 use crate::raft::types::{Vote, log_id};
 
 /// RocksDB frames its write-ahead log in blocks of this size.
@@ -29,11 +30,40 @@ struct Specimen {
     ends: Vec<u64>,
 }
 
-/// What opening a damaged copy came to.
+/// What opening damaged copies came to.
 #[derive(Debug, Default)]
 struct Verdicts {
-    refused: AtomicUsize,
-    whole: AtomicUsize,
+    /// Copies that opened with everything in them.
+    whole: usize,
+    /// Copies refused because RocksDB found something.
+    by_rocksdb: usize,
+    /// Copies refused because RocksDB would have hung.
+    by_framing: usize,
+    /// Copies that RocksDB opened without complaint, refused because of the seal.
+    by_seal: usize,
+    /// Copies that RocksDB opened without complaint, refused because of the head row or the chain.
+    by_chain: usize,
+}
+
+impl Verdicts {
+    fn refused(&self) -> usize {
+        self.by_rocksdb + self.by_framing + self.by_seal + self.by_chain
+    }
+
+    fn note(&mut self, problem: &Problem) {
+        let count = match problem {
+            Problem::Database(_) => &mut self.by_rocksdb,
+            Problem::Framing { .. } => &mut self.by_framing,
+            Problem::BatchesLost { .. } => &mut self.by_seal,
+            Problem::RowMissing(_) | Problem::Row { .. } | Problem::WrongVote | Problem::ChainBroken { .. } => {
+                &mut self.by_chain
+            }
+            Problem::Missing | Problem::Occupied | Problem::Io(_) | Problem::Seal(_) | Problem::ForeignSeal { .. } => {
+                panic!("the damage was elsewhere: {problem}")
+            }
+        };
+        *count += 1;
+    }
 }
 
 impl Specimen {
@@ -57,18 +87,18 @@ impl Specimen {
     }
 
     /// Breaks a copy with `damage` and opens it. A copy that opens must hold everything, and still grow.
-    fn try_open(&self, what: &str, verdicts: &Verdicts, damage: impl FnOnce(&Path)) {
+    fn try_open(&self, what: &str, verdicts: &Mutex<Verdicts>, damage: impl FnOnce(&Path)) {
         let copy = scratch();
         copy_files(self.folder.path(), copy.path());
         damage(copy.path());
         match open(copy.path()) {
             Ok(mut store) => {
-                verdicts.whole.fetch_add(1, Ordering::Relaxed);
+                verdicts.lock().whole += 1;
                 let found = runtime().block_on(Model::of(&mut store));
                 assert_eq!(found, self.model, "{what}: it opened without complaint");
             }
             Err(error) => {
-                verdicts.refused.fetch_add(1, Ordering::Relaxed);
+                verdicts.lock().note(&error.problem);
                 assert!(error.to_string().len() > 30, "{what}: the error says what is the matter: {error}");
                 assert!(open(copy.path()).is_err(), "{what}: refused once, refused always");
             }
@@ -142,16 +172,17 @@ fn small_ops() -> Vec<Op> {
 #[test]
 fn a_flip_anywhere_in_the_last_three_groups_is_told_or_harmless() {
     let specimen = Specimen::new(&small_ops());
-    let verdicts = Verdicts::default();
+    let verdicts = Mutex::new(Verdicts::default());
     let offsets: Vec<u64> = specimen.last(3).collect();
     in_parallel(&offsets, |&at| {
         let bit = 1 << (at % 8);
         let flip = |folder: &Path| overwrite(&wal(folder), at, |bytes| bytes[0] ^= bit, 1);
         specimen.try_open(&format!("offset {at} bit {bit:#04x}"), &verdicts, flip);
     });
+    let verdicts = verdicts.into_inner();
     println!("{} offsets: {verdicts:?}", offsets.len());
     assert!(offsets.len() > 300, "three batches are larger than that");
-    assert!(verdicts.refused.into_inner() > offsets.len() * 9 / 10, "hardly a byte there is without meaning");
+    assert!(verdicts.refused() > offsets.len() * 9 / 10, "hardly a byte there is without meaning");
 }
 
 #[test]
@@ -159,21 +190,22 @@ fn a_zeroed_page_is_told_or_harmless() {
     let specimen = Specimen::new(&(0..220).map(|n| Op::Append(vec![entry(1, n, 200)])).collect::<Vec<_>>());
     let end = *specimen.ends.last().unwrap();
     assert!(end > 2 * WAL_BLOCK, "over several blocks");
-    let verdicts = Verdicts::default();
+    let verdicts = Mutex::new(Verdicts::default());
     let pages: Vec<u64> = (0..end.div_ceil(PAGE)).collect();
     in_parallel(&pages, |&page| {
         let length = PAGE.min(end - page * PAGE) as usize;
         let zero = |folder: &Path| overwrite(&wal(folder), page * PAGE, |bytes| bytes.fill(0), length);
         specimen.try_open(&format!("page {page}"), &verdicts, zero);
     });
+    let verdicts = verdicts.into_inner();
     println!("{} pages: {verdicts:?}", pages.len());
-    assert_eq!(verdicts.refused.into_inner(), pages.len(), "every page holds entries");
+    assert_eq!(verdicts.refused(), pages.len(), "every page holds entries");
 }
 
 #[test]
 fn a_cut_is_told() {
     let specimen = Specimen::new(&small_ops());
-    let verdicts = Verdicts::default();
+    let verdicts = Mutex::new(Verdicts::default());
     let boundaries = &specimen.ends[..specimen.ends.len() - 1];
     let inside = boundaries.iter().flat_map(|end| [end + 1, end + 7, end + 40]);
     let cuts: Vec<u64> = boundaries.iter().copied().chain(inside).collect();
@@ -181,8 +213,10 @@ fn a_cut_is_told() {
         let cut = |folder: &Path| fs::OpenOptions::new().write(true).open(wal(folder)).unwrap().set_len(at).unwrap();
         specimen.try_open(&format!("cut at {at}"), &verdicts, cut);
     });
+    let verdicts = verdicts.into_inner();
     println!("{} cuts: {verdicts:?}", cuts.len());
-    assert_eq!(verdicts.refused.into_inner(), cuts.len(), "every batch was sealed");
+    assert_eq!(verdicts.refused(), cuts.len(), "every batch was sealed");
+    assert!(verdicts.by_seal > cuts.len() / 2, "to RocksDB a cut is a torn write: only the seal tells");
 }
 
 #[test]
@@ -203,7 +237,7 @@ fn a_lost_file_is_told() {
         })
         .collect();
     assert!(names.iter().any(|name| name.ends_with(".sst")), "{names:?}");
-    let verdicts = Verdicts::default();
+    let verdicts = Mutex::new(Verdicts::default());
     for name in &names {
         specimen.try_open(&format!("{name} removed"), &verdicts, |folder| {
             fs::remove_file(folder.join("rows").join(name)).unwrap();
@@ -214,6 +248,7 @@ fn a_lost_file_is_told() {
             overwrite(&path, middle, |bytes| bytes[0] ^= 0x40, 1);
         });
     }
+    let verdicts = verdicts.into_inner();
     println!("{} files: {verdicts:?}", names.len());
-    assert!(verdicts.refused.into_inner() >= names.len(), "a removed file is always missed");
+    assert!(verdicts.refused() >= names.len(), "a removed file is always missed");
 }

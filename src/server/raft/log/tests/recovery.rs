@@ -5,11 +5,12 @@ use std::path::Path;
 
 use openraft::RaftLogReader;
 use openraft::storage::RaftLogStorage;
+use rocksdb::DB;
 
 use super::workload::{Model, Op, entry, run, script};
 use super::{identity, new_store, open, runtime};
-use crate::raft::log::{LogOptions, LogStore, OpenError, Problem};
-use crate::raft::types::{Identity, StoreId, log_id};
+use crate::raft::log::{LogOptions, LogStore, OpenError, Problem, row};
+use crate::raft::types::{Identity, StoreId, Vote, log_id};
 
 #[test]
 fn a_log_reopens_as_it_was_closed() {
@@ -124,4 +125,74 @@ fn parts_of_different_logs_or_times_do_not_open() {
     assert!(matches!(problem(open(mixed.path())), Problem::Seal(_)));
     assert!(matches!(problem(open(&mixed.path().join("nothing"))), Problem::Missing));
     open(earlier.path()).unwrap();
+}
+
+/// Opens the rows of a closed log with RocksDB alone and changes them.
+fn meddle(folder: &Path, change: impl FnOnce(&DB)) {
+    let db = DB::open_default(folder.join("rows")).unwrap();
+    change(&db);
+}
+
+#[test]
+fn rows_changed_behind_the_logs_back_are_told() {
+    let (folder, mut store) = new_store();
+    let appends = (0..6).map(|n| Op::Append(vec![entry(1, 2 * n, 9), entry(1, 2 * n + 1, 9)]));
+    for op in [Op::Vote(Vote::new(1, 2))].into_iter().chain(appends).chain([Op::Vote(Vote::new(2, 2))]) {
+        runtime().block_on(run(&mut store, &[op], |_| {}));
+    }
+    runtime().block_on(run(&mut store, &[Op::Purge(log_id(1, 2)), Op::Append(vec![entry(2, 12, 9)])], |_| {}));
+    drop(store);
+    let changed = |what: &str, change: &dyn Fn(&DB)| {
+        let copied = tempfile::tempdir().unwrap();
+        copy(folder.path(), copied.path());
+        meddle(copied.path(), change);
+        let problem = problem(open(copied.path()));
+        println!("{what}: {problem}");
+        problem
+    };
+    let key = row::group_key;
+    let group = |db: &DB, first| db.get(key(first)).unwrap().unwrap();
+
+    let broken = |what: &str, at: u64, change: &dyn Fn(&DB)| match changed(what, change) {
+        Problem::ChainBroken { index, .. } => assert_eq!(index, at, "{what}"),
+        other => panic!("{what}: {other}"),
+    };
+    broken("the first group is gone", 4, &|db| db.delete(key(2)).unwrap());
+    broken("a group in the middle is gone", 8, &|db| db.delete(key(6)).unwrap());
+    broken("the last group is gone", 12, &|db| db.delete(key(12)).unwrap());
+    broken("a group too many", 13, &|db| db.put(key(13), group(db, 12)).unwrap());
+    broken("two groups changed places", 6, &|db| {
+        let (left, right) = (group(db, 6), group(db, 8));
+        db.put(key(6), right).unwrap();
+        db.put(key(8), left).unwrap();
+    });
+    // Every eighth byte: format, chain value, and all parts of an entry.
+    for at in (0..group_length(folder.path(), key(8))).step_by(8) {
+        broken("a changed byte in a group", 8, &|db| {
+            let mut bytes = group(db, 8);
+            bytes[at] ^= 0x20;
+            db.put(key(8), bytes).unwrap();
+        });
+    }
+    let vote = |vote: &Vote| row::encode_vote(vote);
+    let wrong = changed("an older vote", &|db| db.put(row::VOTE, vote(&Vote::new(1, 2))).unwrap());
+    assert!(matches!(wrong, Problem::WrongVote));
+    let wrong = changed("no vote", &|db| db.delete(row::VOTE).unwrap());
+    assert!(matches!(wrong, Problem::RowMissing("vote")));
+    let wrong = changed("no head", &|db| db.delete(row::HEAD).unwrap());
+    assert!(matches!(wrong, Problem::RowMissing("head")));
+    let wrong = changed("a damaged identity", &|db| db.put(row::IDENTITY, [1, 2, 3]).unwrap());
+    assert!(matches!(wrong, Problem::Row { name: "identity", .. }));
+    let wrong = changed("an older head", &|db| {
+        let head = row::Head::decode(&db.get(row::HEAD).unwrap().unwrap()).unwrap();
+        db.put(row::HEAD, row::Head { number: head.number - 1, ..head }.encode()).unwrap();
+    });
+    assert!(matches!(wrong, Problem::BatchesLost { .. }));
+    open(folder.path()).unwrap();
+}
+
+fn group_length(folder: &Path, key: [u8; 9]) -> usize {
+    let mut length = 0;
+    meddle(folder, |db| length = db.get(key).unwrap().unwrap().len());
+    length
 }
