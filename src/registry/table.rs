@@ -23,10 +23,11 @@ pub(crate) trait RowKey: Ord + Clone {
     fn bytes(&self, tag: Tag) -> Vec<u8>;
 }
 
+/// A row in memory. Its hash is kept as bytes: as a number it would pad every row to 16 bytes.
 #[derive(Debug, Clone)]
-struct Slot<V> {
+pub(crate) struct Slot<V> {
     value: V,
-    hash: RowHash,
+    hash: [u8; 16],
     changed: bool,
 }
 
@@ -65,7 +66,7 @@ impl<K: RowKey, V: Serialize> Table<K, V> {
         let slot = self.rows.get_mut(key)?;
         if !slot.changed {
             slot.changed = true;
-            self.changed.insert(key.clone(), slot.hash);
+            self.changed.insert(key.clone(), u128::from_le_bytes(slot.hash));
         }
         Some(&mut slot.value)
     }
@@ -76,7 +77,7 @@ impl<K: RowKey, V: Serialize> Table<K, V> {
             *old = value;
         } else {
             self.changed.entry(key.clone()).or_insert(0);
-            self.rows.insert(key, Slot { value, hash: 0, changed: true });
+            self.rows.insert(key, Slot { value, hash: [0; 16], changed: true });
         }
     }
 
@@ -84,7 +85,7 @@ impl<K: RowKey, V: Serialize> Table<K, V> {
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         let slot = self.rows.remove(key)?;
         if !slot.changed {
-            self.changed.insert(key.clone(), slot.hash);
+            self.changed.insert(key.clone(), u128::from_le_bytes(slot.hash));
         }
         Some(slot.value)
     }
@@ -98,7 +99,7 @@ impl<K: RowKey, V: Serialize> Table<K, V> {
             let value = slot.as_ref().map(|slot| encode(&slot.value));
             let after = value.as_ref().map_or(0, |value| row_hash(&key_bytes, value));
             if let Some(slot) = slot {
-                slot.hash = after;
+                slot.hash = after.to_le_bytes();
                 slot.changed = false;
             }
             moved = moved.wrapping_sub(before).wrapping_add(after);

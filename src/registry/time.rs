@@ -29,6 +29,15 @@ pub struct Moment {
     pub term: u64,
 }
 
+/// A moment without its entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Log time.
+    pub at: LogTime,
+    /// The leader's wall clock, for people.
+    pub wall_ms: u64,
+}
+
 /// A duration in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Millis(pub u64);
@@ -37,6 +46,11 @@ pub struct Millis(pub u64);
 const WALL_TRUST: Millis = Millis(200);
 
 impl Moment {
+    /// The moment without its entry.
+    pub const fn stamp(self) -> Stamp {
+        Stamp { at: self.at, wall_ms: self.wall_ms }
+    }
+
     /// The duration since `earlier`, for people and statistics, never for decisions: log time moves in ticks, so where
     /// one leader stamped both and its wall clock agrees with log time, the wall clock tells the milliseconds.
     pub fn since(self, earlier: Self) -> Millis {

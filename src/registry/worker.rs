@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AgentId, JobId, SecretHash, SessionId, Token, WorkerId};
 use crate::lease::{JobOutcome, Lease};
-use crate::time::{LogTime, Moment};
+use crate::time::{LogTime, Moment, Stamp};
 
 /// The seven states without their data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -495,15 +495,15 @@ pub struct Worker {
     /// Counts changes of operator-writable fields: the etag.
     pub generation: u64,
     /// Not admitted while set.
-    pub cordon: Option<Order>,
+    pub cordon: Option<Box<Order>>,
     /// A drain under way.
     pub drain: Option<Box<Drain>>,
     /// Taken instead of Ready.
     pub next: Option<Box<Next>>,
     /// An operator released the row to another agent.
-    pub released: Option<Order>,
+    pub released: Option<Box<Order>>,
     /// When it was first registered.
-    pub registered: Moment,
+    pub registered: Stamp,
     /// Leases that ended.
     pub uses: u64,
     /// When the last lease ended or, before any, when it was registered: what the choice orders by.

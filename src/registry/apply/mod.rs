@@ -24,6 +24,8 @@ mod presence;
 mod requests;
 mod runs;
 mod sessions;
+#[cfg(test)]
+mod tests;
 mod timed;
 mod trim;
 

@@ -53,7 +53,7 @@ impl Entry<'_> {
             Operation::Hold { now } => self.send(id, Then::Held, *now, order),
             Operation::Resume => self.resume(id, order),
             Operation::Release => {
-                self.state.change_worker(id, |worker| worker.released = Some(order.clone()));
+                self.state.change_worker(id, |worker| worker.released = Some(Box::new(order.clone())));
                 self.note_worker(id, Note::Released { actor: order.actor, because: order.reason });
             }
         }
@@ -66,7 +66,7 @@ impl Entry<'_> {
         let (actor, because) = (order.actor.clone(), order.reason.clone());
         self.note_worker(id, Note::Cordoned { actor, because });
         self.withhold(id);
-        self.state.change_worker(id, |worker| worker.cordon = Some(order));
+        self.state.change_worker(id, |worker| worker.cordon = Some(Box::new(order)));
     }
 
     /// The worker is judged anew when it is admitted: `due` owes that.
@@ -85,7 +85,7 @@ impl Entry<'_> {
         self.note_worker(id, Note::Draining { deadline, then, actor, because });
         self.withhold(id);
         self.state.change_worker(id, |worker| {
-            worker.cordon = Some(order.clone());
+            worker.cordon = Some(Box::new(order.clone()));
             if let WorkerState::Busy(lease) = &mut worker.state {
                 lease.deadline = lease.deadline.min(deadline);
                 worker.drain = Some(Box::new(Drain { deadline, order: order.clone() }));

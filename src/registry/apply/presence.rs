@@ -100,7 +100,7 @@ impl Entry<'_> {
                     worker.ladder = 0;
                     if door == Door::Takeover {
                         worker.agent = open.agent.clone();
-                        worker.registered = moment;
+                        worker.registered = moment.stamp();
                         worker.last_used_at = moment.at;
                         worker.uses = 0;
                     }
@@ -141,7 +141,7 @@ impl Entry<'_> {
             drain: None,
             next: None,
             released: None,
-            registered: self.moment,
+            registered: self.moment.stamp(),
             uses: 0,
             last_used_at: self.now(),
             ladder: 0,

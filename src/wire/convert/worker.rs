@@ -140,7 +140,7 @@ pub fn phase_out(stage: remuda_registry::worker::RunStage) -> String {
 pub fn cordon_out(worker: &Worker) -> Option<v1::Cordon> {
     let (order, deadline) = match (&worker.drain, &worker.cordon, &worker.next) {
         (Some(drain), _, _) => (&drain.order, drain.deadline.0),
-        (None, Some(order), _) => (order, 0),
+        (None, Some(order), _) => (order.as_ref(), 0),
         (None, None, Some(next)) => (&next.order, 0),
         (None, None, None) => return None,
     };
