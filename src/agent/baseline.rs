@@ -143,7 +143,7 @@ pub(crate) fn operators_mounts(roots: &Roots, run: u64, folders: &[PathBuf]) -> 
     let own = mounts::shown(&roots.folder());
     let mounts: BTreeSet<String> =
         given.mounts.into_iter().filter(|point| !Path::new(point).starts_with(&own)).collect();
-    record::write_unsynced(&file, &Baseline { mounts: mounts.clone(), ..pristine() })?;
+    record::write(&file, &Baseline { mounts: mounts.clone(), ..pristine() })?;
     Ok(mounts)
 }
 
@@ -154,7 +154,7 @@ pub fn compare_and_accept(roots: &Roots, run: u64, folders: &[PathBuf], answered
     let now = Baseline::take(roots, run, folders)?;
     let residue = now.beyond(&before, answered);
     if residue.count == 0 && now != before {
-        record::write_unsynced(&file, &now)?;
+        record::write(&file, &now)?;
     }
     Ok(residue)
 }

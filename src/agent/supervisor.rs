@@ -22,6 +22,8 @@ use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -31,6 +33,9 @@ use std::time::Instant;
 use std::time::SystemTime;
 
 use rustix::fs::FlockOperation;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -270,8 +275,8 @@ fn text(path: &Path) -> io::Result<String> {
 }
 
 fn make_fifo(path: &Path) -> io::Result<()> {
-    match rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+    match rustix::fs::mkfifoat(rustix::fs::CWD, path, Mode::RUSR | Mode::WUSR) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
@@ -312,16 +317,31 @@ pub(crate) fn taken(lease: &Lease) -> io::Result<Option<Taken>> {
 
 /// Says that nothing is to be started for this lease any more. Afterwards a job of it is on record, or never starts.
 pub(crate) fn forbid(lease: &Lease) -> io::Result<()> {
-    let folder = lease.folder();
-    if !folder.is_dir() {
-        return Ok(());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = match rustix::fs::open(lease.folder(), flags, Mode::empty()) {
+        Ok(folder) => folder,
+        // Gone, or something else under its name: no supervisor ever begins there.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let stopped = lock_in(&folder).and_then(|_lock| {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&folder, "stop", flags, Mode::RUSR | Mode::WUSR).map(drop)
+    });
+    match stopped {
+        // The job closed its folder or made it immutable. Whoever cannot write there cannot take a job on there either.
+        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Ok(()),
+        other => Ok(other?),
     }
-    let _lock = lock(&folder)?;
-    File::create(folder.join("stop")).map(drop)
 }
 
-fn lock(folder: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("lock"))?;
+fn lock(folder: &Path) -> io::Result<OwnedFd> {
+    Ok(lock_in(File::open(folder)?)?)
+}
+
+fn lock_in(folder: impl AsFd) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(folder, "lock", flags, Mode::RUSR | Mode::WUSR)?;
     rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
     Ok(file)
 }
@@ -356,11 +376,11 @@ pub fn write_input(lease: &Lease, offset: u64, data: &[u8], end: bool) -> io::Re
 
 /// Writes a byte to the supervisor's fifo. False: nobody reads it.
 fn poke(lease: &Lease, byte: u8) -> io::Result<bool> {
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
     let fifo = OpenOptions::new().write(true).custom_flags(flags).open(lease.folder().join("control"));
     match fifo.and_then(|mut fifo| fifo.write_all(&[byte])) {
         Ok(()) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => Ok(false),
+        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => Ok(false),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::BrokenPipe) => Ok(false),
         Err(error) => Err(error),
     }

@@ -46,7 +46,8 @@ pub(crate) fn stop(scope: &Scope, grace: Duration, control: &Control, ended: &mu
     for group in scope.groups()? {
         group.thaw()?;
     }
-    let mut stopping = Stopping { scope, control, ended, told: HashSet::new(), met: HashSet::new() };
+    let mut stopping =
+        Stopping { scope, control, ended, told: HashSet::new(), killed: HashSet::new(), met: HashSet::new() };
     stopping.ask(grace)?;
     failpoint::hit("agent.stop.after_term");
     stopping.kill()?;
@@ -61,6 +62,8 @@ struct Stopping<'a> {
     ended: &'a mut Tally,
     /// Those that were told TERM.
     told: HashSet<Id>,
+    /// Those that were killed, one by one or with their group.
+    killed: HashSet<Id>,
     /// Those that were found at all, supervisors left out.
     met: HashSet<Id>,
 }
@@ -98,7 +101,8 @@ impl Stopping<'_> {
                 group.child("job").kill(at_once)?;
             }
             for (process, _) in &found.processes {
-                if self.send(process.id, Signal::KILL)? {
+                self.send(process.id, Signal::KILL)?;
+                if self.killed.insert(process.id) {
                     self.ended.evidence.note("killed", process.shown());
                 }
             }

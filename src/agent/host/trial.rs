@@ -44,7 +44,16 @@ pub(crate) struct Bench {
 impl Bench {
     /// A host on which these facilities are taken as absent.
     pub(crate) fn without(names: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::in_folder(tempfile::tempdir().unwrap(), names)
+    }
+
+    /// The same, in memory if the host has a place for that: for trees whose making would wait for the disk.
+    pub(crate) fn in_memory_without(names: &[&str]) -> Self {
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        Self::in_folder(folder.unwrap(), names)
+    }
+
+    fn in_folder(folder: TempDir, names: &[&str]) -> Self {
         let outside = fs::canonicalize(folder.path()).unwrap().join("outside");
         fs::create_dir(&outside).unwrap();
         let switches = Switches::without(names.iter().copied()).unwrap();

@@ -10,8 +10,11 @@
 //!
 //! Never here: deciding when a job ends; killing anything unasked.
 
+use std::fs::File;
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -92,10 +95,10 @@ pub(super) fn known_signal(number: u8) -> Option<Signal> {
 /// Runs the supervisor of the lease whose folder this is.
 pub(super) fn supervise(folder: &Path) -> ExitCode {
     let ended = begin(folder).and_then(|begun| match begun {
-        Some((spec, taken)) => tokio::runtime::Builder::new_current_thread()
+        Some((spec, taken, control)) => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?
-            .block_on(async { Supervisor::start(folder, spec, taken)?.run().await }),
+            .block_on(async { Supervisor::start(folder, spec, taken)?.run(control).await }),
         None => Ok(()),
     });
     match ended {
@@ -108,7 +111,7 @@ pub(super) fn supervise(folder: &Path) -> ExitCode {
 }
 
 /// Takes the job on, if nobody has and nothing forbids it.
-fn begin(folder: &Path) -> io::Result<Option<(Spec, Taken)>> {
+fn begin(folder: &Path) -> io::Result<Option<(Spec, Taken, File)>> {
     let _ = rustix::process::setsid();
     let _lock = super::lock(folder)?;
     let settled = ["stop", "lease.json", "exit.json"].into_iter().any(|name| folder.join(name).exists());
@@ -116,6 +119,9 @@ fn begin(folder: &Path) -> io::Result<Option<(Spec, Taken)>> {
     if settled {
         return Ok(None);
     }
+    // Open before the record is there: from then on signals and input are sent.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let control = OpenOptions::new().read(true).write(true).custom_flags(flags).open(folder.join("control"))?;
     // Without rights to either, orphans go to the host's first process; the environment mark still finds them.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let grouped = spec.group.as_deref().is_some_and(|path| match groups(path) {
@@ -138,7 +144,7 @@ fn begin(folder: &Path) -> io::Result<Option<(Spec, Taken)>> {
     };
     record::write_unsynced(&folder.join("lease.json"), &taken)?;
     failpoint::hit("agent.supervisor.after_record");
-    Ok(Some((spec, taken)))
+    Ok(Some((spec, taken, control)))
 }
 
 fn groups(path: &Path) -> io::Result<()> {
@@ -188,9 +194,9 @@ impl Supervisor {
     }
 
     /// Moves what there is to move until the job and all its descendants have ended.
-    async fn run(mut self) -> io::Result<()> {
+    async fn run(mut self, control: File) -> io::Result<()> {
         let mut children = signal(SignalKind::child())?;
-        let mut control = pipe::OpenOptions::new().read_write(true).open_receiver(self.folder.join("control"))?;
+        let mut control = pipe::Receiver::from_owned_fd(control.into())?;
         let mut signals = Signals::listen()?;
         let mut look = tokio::time::interval(limits::INPUT_LOOK);
         loop {
