@@ -217,8 +217,12 @@ impl<'a> Trying<'a> {
         }
         let step = self.pauses.next().unwrap_or(limits::PAUSE_MAX);
         let asked = self.last.as_ref().and_then(Error::retry_after);
-        let pause = asked.unwrap_or_else(|| step.mul_f64(rand::random::<f64>()));
-        tokio::time::sleep(pause.min(limits::PAUSE_MAX).min(left)).await;
+        // What the cluster asks of all its callers alike is spread as well.
+        let pause = match asked {
+            Some(asked) => asked.min(limits::PAUSE_MAX).mul_f64(0.5 + rand::random::<f64>() / 2.0),
+            None => step.mul_f64(rand::random::<f64>()),
+        };
+        tokio::time::sleep(pause.min(left)).await;
         self.tried.clear();
         Ok(())
     }

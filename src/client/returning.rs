@@ -111,6 +111,11 @@ impl Client {
                 self.inner.leases.remove(&key.worker, key.epoch, "RETURNED", "the worker was returned");
                 Ok(answered.answer.return_name)
             }
+            // The first answer is kept with a bounded number of others; without it a retry is told how the lease ended.
+            Err(error) if ended_by_return(&error, &key.job) => {
+                self.inner.leases.remove(&key.worker, key.epoch, "RETURNED", "the worker was returned");
+                Ok(error.fact("return").map_or_else(|| key.worker.return_name(key.epoch), str::to_owned))
+            }
             Err(error) if STALE.contains(&error.reason()) => {
                 self.inner.leases.remove(&key.worker, key.epoch, error.reason(), error.message());
                 Err(WorkerReturnError::Stale(error))
@@ -132,7 +137,7 @@ impl Client {
         let unfinished = |last| WorkerReturnError::Unfinished { return_name: name.to_owned(), committed: true, last };
         let ret = match self.wait_return(name, patience).await {
             Ok(ret) => ret,
-            Err(e) if e.is("NOT_FOUND") => return Err(WorkerReturnError::Refused(e)),
+            Err(e) if e.code() == tonic::Code::NotFound => return Err(WorkerReturnError::Refused(e)),
             Err(e) => return Err(unfinished(e)),
         };
         let return_name = name.to_owned();
@@ -169,6 +174,11 @@ impl Client {
             }
         }
     }
+}
+
+/// Whether a refused return says that this very return has been made.
+fn ended_by_return(error: &Error, job: &JobId) -> bool {
+    error.is("LEASE_ENDED") && error.fact("cause") == Some("RETURNED") && error.fact("job_id") == Some(job.as_str())
 }
 
 fn still_open(name: &str, patience: Duration) -> Error {

@@ -4,7 +4,7 @@ mod fake;
 
 use std::time::Duration;
 
-use fake::{Replica, error, header};
+use fake::{Replica, error, error_with, header};
 use remuda_client::wire::v1;
 use remuda_client::{Acquire, Client, Lease, LeaseKey, Outcome, Patience, Secret, WorkerReturnError};
 use tonic::Code;
@@ -279,6 +279,21 @@ async fn a_return_ends_as_its_receipt_says() {
             assert_eq!((return_name.as_str(), reason.as_str()), ("pools/ci/workers/w-1/returns/7", "DISK_LOW"));
         }
         other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_return_whose_first_answer_is_kept_no_more_is_known_by_how_the_lease_ended() {
+    for (job, expected) in [("j", true), ("another", false)] {
+        let a = Replica::start().await;
+        renew_all(&a, 30);
+        a.scripts.give_back.set(move |_, _| {
+            let facts = [("cause", "RETURNED"), ("job_id", job), ("return", "pools/ci/workers/w-1/returns/7")];
+            Err(error_with(Code::FailedPrecondition, "LEASE_ENDED", "absent", &facts))
+        });
+        let client = Client::new([a.url()]).unwrap();
+        let begun = client.begin_return(&key(WORKER), v1::JobOutcome::Success).await;
+        assert_eq!(begun.as_deref().ok(), expected.then_some("pools/ci/workers/w-1/returns/7"), "{begun:?}");
     }
 }
 

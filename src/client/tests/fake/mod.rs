@@ -89,8 +89,15 @@ pub(crate) fn header(revision: u64) -> Option<v1::ResponseHeader> {
 
 /// An error as replicas give it.
 pub(crate) fn error(code: Code, reason: &str, outcome: &str) -> Status {
+    error_with(code, reason, outcome, &[])
+}
+
+/// The same with further facts.
+pub(crate) fn error_with(code: Code, reason: &str, outcome: &str, facts: &[(&str, &str)]) -> Status {
+    let mut facts: HashMap<_, _> = facts.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    facts.insert("outcome".to_owned(), outcome.to_owned());
     let mut details = ErrorDetails::new();
-    details.set_error_info(reason, "remuda", HashMap::from([("outcome".to_owned(), outcome.to_owned())]));
+    details.set_error_info(reason, "remuda", facts);
     Status::with_error_details(code, reason.to_lowercase(), details)
 }
 
