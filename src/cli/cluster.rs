@@ -2,12 +2,18 @@
 //!
 //! Never here: membership, which cannot be changed yet.
 
+use std::time::Duration;
+
+use remuda_client::Patience;
 use remuda_wire::reasons;
 use remuda_wire::v1::{GetClusterStatusRequest, GetClusterStatusResponse, TransferLeaderRequest};
 
 use crate::args::{ClusterCommand, Context, ExplainArgs};
-use crate::failure::Failure;
+use crate::failure::{Failure, OWN};
 use crate::output;
+
+/// Twice what a replica takes at most for handing over.
+const TRANSFER: Duration = Duration::from_secs(15);
 
 pub(crate) async fn cluster(context: &Context, command: ClusterCommand) -> Result<(), Failure> {
     let client = context.client()?;
@@ -26,8 +32,9 @@ pub(crate) async fn cluster(context: &Context, command: ClusterCommand) -> Resul
             judge(&status, args.check)
         }
         ClusterCommand::Transfer(args) => {
-            let answer = client.ask(TransferLeaderRequest { to: args.to }).await?;
-            output::print(context.output, &answer)
+            let patience = Patience { total: TRANSFER, attempt: TRANSFER / 2, ..Patience::default() }.with_effect();
+            let answered = client.ask_with(patience, TransferLeaderRequest { to: args.to }).await?;
+            output::print(context.output, &answered.answer)
         }
     }
 }
@@ -47,9 +54,14 @@ fn judge(status: &GetClusterStatusResponse, check: bool) -> Result<(), Failure> 
 /// Prints what a reason means.
 pub(crate) fn explain(args: &ExplainArgs) -> Result<(), Failure> {
     let Some(name) = &args.reason else {
-        return reasons::ALL.iter().try_for_each(|r| output::line(&format!("{:24} {}", r.name, r.meaning)));
+        let cluster = reasons::ALL.iter().map(|r| (r.name, r.meaning));
+        let own = OWN.iter().map(|(name, meaning, _)| (*name, *meaning));
+        return cluster.chain(own).try_for_each(|(name, meaning)| output::line(&format!("{name:24} {meaning}")));
     };
     let name = name.to_uppercase();
+    if let Some((name, meaning, remedy)) = OWN.iter().find(|(own, ..)| *own == name) {
+        return output::line(&format!("{name} (given by the client)\n\n{meaning}\n\nWhat to do: {remedy}"));
+    }
     match reasons::find(&name) {
         Some(reason) => output::line(reasons::explain(reason).trim_end()),
         None => Err(Failure::NotFound(format!("there is no reason {name}; `remuda explain` lists them"))),
@@ -82,5 +94,6 @@ mod tests {
         let explain = |reason: &str| explain(&ExplainArgs { reason: Some(reason.into()) }).err().map(|f| f.status());
         assert_eq!(explain("NO_SUCH_REASON"), Some(3));
         assert_eq!(explain("no_leader"), None);
+        assert_eq!(explain("UNREACHABLE"), None);
     }
 }

@@ -5,6 +5,8 @@
 //!
 //! Never here: keeping a stream alive; the client does.
 
+use std::time::Duration;
+
 use remuda_client::{Client, Error, Part, WatchOptions};
 use remuda_wire::v1::WatchEventsResponse;
 
@@ -15,6 +17,9 @@ use crate::{names, tables};
 
 /// Facts of REVISION_COMPACTED that name the oldest revision kept.
 const OLDEST: [&str; 3] = ["oldest_revision", "compact_revision", "oldest"];
+
+/// Without `--follow` a cluster that nobody reaches is told as soon as by other commands.
+const GIVE_UP: Duration = Duration::from_secs(10);
 
 pub(crate) async fn events(context: &Context, args: EventsArgs) -> Result<(), Failure> {
     let client = context.client()?;
@@ -31,7 +36,13 @@ pub(crate) async fn events(context: &Context, args: EventsArgs) -> Result<(), Fa
         None if args.follow => remuda_client::From::Now,
         None => remuda_client::From::Revision(1),
     };
-    let options = WatchOptions { parent, selector: args.selector, from, no_follow: !args.follow };
+    let options = WatchOptions {
+        parent,
+        selector: args.selector,
+        from,
+        no_follow: !args.follow,
+        give_up: (!args.follow).then_some(GIVE_UP),
+    };
     match show(&client, context.output, &options).await {
         // Nobody asked for what is gone.
         Err(Failure::Call(error)) if args.since.is_none() && error.is("REVISION_COMPACTED") => {

@@ -53,6 +53,8 @@ pub(crate) enum Failure {
     Unhealthy(String),
     /// A signal came.
     Interrupted,
+    /// Nobody reads our results any more; the rest is not wanted.
+    Unread,
     /// Anything else.
     Other(String),
 }
@@ -80,6 +82,7 @@ impl Failure {
             Self::NotFound(_) => NOT_FOUND,
             Self::Unhealthy(_) => UNHEALTHY,
             Self::Interrupted => INTERRUPTED,
+            Self::Unread => 0,
             Self::Other(_) => OTHER,
         }
     }
@@ -112,6 +115,7 @@ impl Failure {
             }
             Self::NotFound(message) | Self::Unhealthy(message) | Self::Other(message) => eprintln!("error: {message}"),
             Self::Interrupted => eprintln!("error: interrupted"),
+            Self::Unread => {}
         }
     }
 }
@@ -127,14 +131,26 @@ fn say_error(error: &Error) {
     eprintln!("reason: {}", error.reason());
 }
 
+/// Reasons that are given on this side of the connection: name, meaning and remedy.
+pub(crate) const OWN: [(&str, &str, &str); 3] = [
+    (
+        "UNREACHABLE",
+        "No replica could be reached.",
+        "Is the cluster running, and does --endpoints or REMUDA_ENDPOINTS name its client endpoints?",
+    ),
+    (
+        "TRANSPORT",
+        "Something on the way answered instead of a replica.",
+        "Does --endpoints or REMUDA_ENDPOINTS name client endpoints, not those of peers or operators?",
+    ),
+    ("BAD_ANSWER", "An answer lacked what it must have.", "Compare the versions of this command and of the replicas."),
+];
+
 fn hint(error: &Error) -> Option<&'static str> {
-    let own = match error.reason() {
-        "UNREACHABLE" | "TRANSPORT" => {
-            Some("is the cluster running, and does --endpoints or REMUDA_ENDPOINTS name its client endpoints?")
-        }
-        "STALE_LEASE" | "WRONG_SECRET" => Some("without the lease's file an operator uses `remuda worker drain --now`"),
-        _ => None,
-    };
+    if ["STALE_LEASE", "WRONG_SECRET"].contains(&error.reason()) {
+        return Some("without the lease's file an operator uses `remuda worker drain --now`");
+    }
+    let own = OWN.iter().find(|(name, ..)| error.is(name)).map(|(.., remedy)| *remedy);
     own.or_else(|| reasons::find(error.reason()).map(|reason| reason.remedy))
 }
 

@@ -102,18 +102,16 @@ fn pretty(value: &Value) -> Result<String, Failure> {
     serde_json::to_string_pretty(value).map_err(|e| Failure::other(e.to_string()))
 }
 
-/// Writes one line to stdout. A reader that has gone is not an error of ours: the rest has nobody to be written to.
+/// Writes one line to stdout.
 pub(crate) fn line(text: &str) -> Result<(), Failure> {
     if text.is_empty() {
         return Ok(());
     }
     let mut stdout = std::io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::other(format!("cannot write to stdout: {error}")))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
+    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Failure::Unread,
+        _ => Failure::other(format!("cannot write to stdout: {error}")),
+    })
 }
 
 #[cfg(test)]

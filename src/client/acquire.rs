@@ -189,25 +189,29 @@ impl Client {
             };
         }
         let Some(ticket) = &cancel.ticket else { return Next::Failed(error) };
-        if self.cancel_acquire(ticket).await.is_err() {
+        let met = match self.cancel_acquire(ticket).await {
+            Ok(met) => met,
+            Err(_) => return Next::Failed(error),
+        };
+        cancel.ticket = None;
+        if met == "HELD" {
+            // Granted at once, and the answer was lost: a lease that nobody renews, and that runs out.
             return Next::Failed(error);
         }
-        cancel.ticket = None;
         match error.code() {
             Code::DeadlineExceeded | Code::Cancelled if !wait.is_zero() => Next::Failed(no_worker(acquire)),
             _ => Next::Failed(error.with_outcome(Outcome::Absent)),
         }
     }
 
-    /// Makes sure that an acquire has no effect from now on.
-    async fn cancel_acquire(&self, acquire: &Ticket) -> Result<(), Error> {
+    /// Makes sure that an acquire has no effect from now on, unless its lease is held already. Gives what it met.
+    async fn cancel_acquire(&self, acquire: &Ticket) -> Result<String, Error> {
         let request = v1::CancelAcquireRequest {
             acquire_request_id: acquire.request_id(),
             acquire_not_after_ms: acquire.not_after_ms(),
             request: None,
         };
-        self.write_with(Patience::within(limits::CANCEL), request).await?;
-        Ok(())
+        Ok(self.write_with(Patience::within(limits::CANCEL), request).await?.answer.met)
     }
 }
 

@@ -69,20 +69,27 @@ pub struct Execution {
     give_up: Duration,
 }
 
+/// Where the agent is; nowhere while it is silent.
 #[derive(Debug)]
 struct Reach {
     endpoint: String,
-    channel: Channel,
+    channel: Option<Channel>,
+}
+
+impl Reach {
+    fn new(endpoint: String) -> Result<Self, Error> {
+        let channel = if endpoint.is_empty() { None } else { Some(endpoints::channel(&endpoint)?) };
+        Ok(Self { endpoint, channel })
+    }
 }
 
 impl Client {
     /// The execution of a lease. Nothing is sent yet.
     ///
     /// # Errors
-    /// `INVALID_FIELD` where the lease names no endpoint.
+    /// `INVALID_FIELD` where what the lease names is no endpoint.
     pub fn execution(&self, key: &LeaseKey) -> Result<Execution, Error> {
-        let endpoint = key.execution_endpoint.clone();
-        let reach = Mutex::new(Reach { channel: endpoints::channel(&endpoint)?, endpoint });
+        let reach = Mutex::new(Reach::new(key.execution_endpoint.clone())?);
         Ok(Execution { client: self.clone(), key: key.clone(), reach, give_up: OUT_OF_REACH })
     }
 }
@@ -166,8 +173,12 @@ impl Execution {
         }
     }
 
-    fn agent(&self) -> ExecutionServiceClient<Channel> {
-        ExecutionServiceClient::new(self.reach.lock().channel.clone())
+    fn agent(&self) -> Result<ExecutionServiceClient<Channel>, Error> {
+        let channel = self.reach.lock().channel.clone();
+        channel.map(ExecutionServiceClient::new).ok_or_else(|| {
+            let message = format!("the agent of {} is silent", self.key.worker);
+            Error::own(reason::UNREACHABLE, Code::Unavailable, Outcome::Absent, message)
+        })
     }
 
     /// Calls until the agent answers or is out of reach for too long. Every call may be repeated: Execute attaches to
@@ -182,10 +193,13 @@ impl Execution {
         loop {
             let mut sent = Request::new(request.clone());
             sent.set_timeout(limits::CALL);
-            let error = match tokio::time::timeout(limits::CALL, send(self.agent(), sent)).await {
-                Ok(Ok(answer)) => return Ok(answer.into_inner()),
-                Ok(Err(status)) => Error::from_status(&status),
-                Err(_) => silent(&self.reach.lock().endpoint),
+            let error = match self.agent() {
+                Err(error) => error,
+                Ok(agent) => match tokio::time::timeout(limits::CALL, send(agent, sent)).await {
+                    Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                    Ok(Err(status)) => Error::from_status(&status),
+                    Err(_) => silent(&self.reach.lock().endpoint),
+                },
             };
             if !may_be_mended(&error) || Instant::now() >= until {
                 return Err(error);
@@ -205,9 +219,9 @@ impl Execution {
         let Some(lease) = found.filter(|l| l.epoch == self.key.epoch) else { return };
         let mut reach = self.reach.lock();
         if lease.execution_endpoint != reach.endpoint
-            && let Ok(channel) = endpoints::channel(&lease.execution_endpoint)
+            && let Ok(found) = Reach::new(lease.execution_endpoint)
         {
-            *reach = Reach { endpoint: lease.execution_endpoint, channel };
+            *reach = found;
         }
     }
 }
@@ -287,7 +301,7 @@ impl Attachment<'_> {
             stdout_offset: self.stdout,
             stderr_offset: self.stderr,
         };
-        let mut agent = self.execution.agent();
+        let mut agent = self.execution.agent()?;
         let opened = tokio::time::timeout(limits::OPEN, agent.attach_execution(Request::new(request))).await;
         let stream = match opened {
             Ok(Ok(response)) => response.into_inner(),

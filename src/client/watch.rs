@@ -10,7 +10,7 @@
 //!
 //! Never here: keeping events; filtering, which the cluster does.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use remuda_wire::v1::event_service_client::EventServiceClient;
 use remuda_wire::v1::{Event, ListPoolsRequest, WatchEventsRequest, WatchEventsResponse, Worker};
@@ -60,6 +60,8 @@ pub struct WatchOptions {
     pub from: From,
     /// Ends after the events that exist when the call is made.
     pub no_follow: bool,
+    /// Nobody serves the watch for this long: it is given up. None for a minute.
+    pub give_up: Option<Duration>,
 }
 
 /// A part of a watch.
@@ -270,11 +272,11 @@ impl Changes {
         };
         if !mended {
             self.over = true;
-            return Err(error.clone());
+            return Err(error.clone().with_outcome(Outcome::Absent));
         }
-        if self.last_contact.elapsed() > limits::GIVE_UP {
+        if self.last_contact.elapsed() > self.options.give_up.unwrap_or(limits::GIVE_UP) {
             self.last_contact = Instant::now();
-            return Err(error.clone());
+            return Err(error.clone().with_outcome(Outcome::Absent));
         }
         Ok(())
     }
