@@ -32,6 +32,8 @@ use remuda_wire::v1;
 
 mod order;
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod tests;
 
 pub use order::{Assigned, Duty, Heard, LeaseOrder, RunOrder};

@@ -20,6 +20,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+#[cfg(test)]
+mod tests;
+
 /// Bounds of the link.
 pub mod limits {
     use std::time::Duration;
