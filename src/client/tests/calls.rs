@@ -203,6 +203,20 @@ async fn a_dropped_acquire_is_cancelled_by_its_id() {
 }
 
 #[tokio::test]
+async fn an_acquire_that_was_cancelled_is_absent_unless_its_lease_is_held() {
+    for (met, outcome) in [("WAITER", Outcome::Absent), ("HELD", Outcome::Unknown)] {
+        let a = Replica::start().await;
+        // An unknown outcome that no other attempt mends: something on the way decides.
+        a.scripts.acquire.set(|_, _| Err(error(Code::Internal, "INTERNAL", "unknown")));
+        a.scripts.cancel.set(move |_, _| Ok(v1::CancelAcquireResponse { header: header(3), met: met.into() }));
+        let client = Client::new([a.url()]).unwrap();
+        let failed = client.acquire(&Acquire::new("pools/ci", "j".parse().unwrap())).await.unwrap_err();
+        assert_eq!((failed.reason(), failed.outcome()), ("INTERNAL", outcome));
+        assert_eq!(a.scripts.cancel.seen().len(), 1);
+    }
+}
+
+#[tokio::test]
 async fn all_leases_are_renewed_in_one_call_and_the_holder_is_told_of_the_end() {
     let a = Replica::start().await;
     renew_all(&a, 2);
