@@ -11,8 +11,8 @@ use crate::event::{Event, ReturnResult};
 use crate::id::{Revision, Token, WorkerId};
 use crate::limits;
 use crate::plan::Evidence;
-use crate::row::{self, ReturnRow, RunRow};
-use crate::table::{RowHash, row_hash};
+use crate::row::{self, ReturnRow, RowError, RunRow, Table as Tag};
+use crate::table::{KeyParts, RowHash, row_hash};
 use crate::time::LogTime;
 
 /// The events of one revision.
@@ -107,27 +107,28 @@ impl Cold {
     }
 
     /// Takes in a row of the durable copy. `None` where the key is not one of these tables.
-    pub(crate) fn load(&mut self, key: &[u8], value: &[u8]) -> Option<Result<(), row::RowError>> {
+    pub(crate) fn load(&mut self, key: &[u8], value: &[u8]) -> Option<Result<(), RowError>> {
+        let tables = [Tag::Event, Tag::Return, Tag::Run, Tag::Evidence];
+        let table = tables.into_iter().find(|table| key.first() == Some(&(*table as u8)))?;
+        Some(self.take_in(table, key, value))
+    }
+
+    fn take_in(&mut self, table: Tag, key: &[u8], value: &[u8]) -> Result<(), RowError> {
         let hash = row_hash(key, value);
-        let mut parts = crate::table::KeyParts(key.get(1..)?);
-        let malformed = || row::RowError("key is malformed".into());
-        let tag = *key.first()?;
-        let result = if tag == row::Table::Event as u8 {
-            let position = row::event_position(key).ok_or_else(malformed);
-            position.and_then(|(revision, _)| Ok(self.note_event(revision, row::decode_event(value)?.at, hash)))
-        } else if tag == row::Table::Return as u8 {
-            row::decode_return(value).map(|row| self.note_return(&row, hash))
-        } else if tag == row::Table::Run as u8 {
-            let names = parts.worker().zip(parts.number()).zip(parts.number()).ok_or_else(malformed);
-            names.map(|((worker, id), run)| self.note_run(&worker, Token(id), Token(run), hash))
-        } else if tag == row::Table::Evidence as u8 {
-            parts.worker().ok_or_else(malformed).map(|worker| {
-                self.evidence.insert(worker, hash);
-            })
+        let mut parts = KeyParts(&key[1..]);
+        let malformed = || RowError("key is malformed".into());
+        if table == Tag::Event {
+            let (revision, _) = row::event_position(key).ok_or_else(malformed)?;
+            self.note_event(revision, row::decode_event(value)?.at, hash);
+        } else if table == Tag::Return {
+            self.note_return(&row::decode_return(value)?, hash);
+        } else if table == Tag::Run {
+            let ((worker, id), run) = parts.worker().zip(parts.number()).zip(parts.number()).ok_or_else(malformed)?;
+            self.note_run(&worker, Token(id), Token(run), hash);
         } else {
-            return None;
-        };
-        Some(result)
+            self.evidence.insert(parts.worker().ok_or_else(malformed)?, hash);
+        }
+        Ok(())
     }
 
     /// Events kept.

@@ -26,7 +26,8 @@ impl Entry<'_> {
         let revision = self.moment.revision;
         let every = limits::DIGEST_MARK_EVERY.0;
         let passes = before.0 / every < self.now().0 / every;
-        if self.state.group().cluster.is_none() || !(passes || revision.0 % limits::DIGEST_MARK_REVISIONS == 0) {
+        if self.state.group().cluster.is_none() || !(passes || revision.0.is_multiple_of(limits::DIGEST_MARK_REVISIONS))
+        {
             return false;
         }
         self.state.marks.put(revision, Mark::default());

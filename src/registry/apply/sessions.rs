@@ -25,10 +25,9 @@ impl Entry<'_> {
         let opening = *blake3::hash(&encode(open)).as_bytes().split_first_chunk().expect("a hash has 32 bytes").0;
         let known = self.state.agents.get(&open.agent);
         if let Some(agent) = known {
-            if agent.incarnation == open.incarnation && agent.opening == opening && agent.key == open.key {
-                if let Some(session) = agent.session {
-                    return Ok(self.session_answer(open, session));
-                }
+            let same = agent.incarnation == open.incarnation && agent.opening == opening && agent.key == open.key;
+            if let Some(session) = agent.session.filter(|_| same) {
+                return Ok(self.session_answer(open, session));
             }
             judge_agent(agent, open)?;
         }
