@@ -48,13 +48,19 @@ use crate::process::Id;
 mod launch;
 pub(crate) mod record;
 mod serve;
+mod signals;
 mod spool;
+mod streams;
 
 pub(crate) use launch::Errand;
 pub use launch::HIDDEN;
 pub use launch::Launcher;
 pub use launch::supervisor_main;
 pub use spool::Chunk;
+pub use streams::Stream;
+pub use streams::output_len;
+pub use streams::read_output;
+pub use streams::write_input;
 
 /// Ends a lease's processes; see there.
 pub use crate::clean::stop;
@@ -146,15 +152,6 @@ pub struct Exit {
     pub stdout_bytes: u64,
     /// Bytes of standard error in all.
     pub stderr_bytes: u64,
-}
-
-/// An output stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
 }
 
 /// `spec.json`.
@@ -349,29 +346,9 @@ fn lock_in(folder: impl AsFd) -> Result<OwnedFd, Errno> {
 /// Sends a signal to the job's process group. False: it has ended, or was never started.
 pub fn signal(lease: &Lease, signal: i32) -> io::Result<bool> {
     match u8::try_from(signal) {
-        Ok(number) if serve::known_signal(number).is_some() => poke(lease, number),
+        Ok(number) if signals::known_signal(number).is_some() => poke(lease, number),
         Ok(_) | Err(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{signal} is no signal"))),
     }
-}
-
-/// Appends to the job's input; bytes before what was accepted are dropped. Returns how many were accepted in all, which
-/// is less than `offset` and the data together while the job is too far behind, or when bytes are missing before `offset`.
-pub fn write_input(lease: &Lease, offset: u64, data: &[u8], end: bool) -> io::Result<u64> {
-    let folder = lease.folder().join("in");
-    let mut writer = spool::Writer::open(&folder, limits::INPUT_SEGMENT, u64::MAX)?;
-    let accepted = writer.end();
-    let (known, closed) = (accepted.saturating_sub(offset), lease.folder().join("in.end").try_exists()?);
-    let fresh = usize::try_from(known).ok().and_then(|known| data.get(known..)).unwrap_or_default();
-    let room = (spool::begin(&folder)? + limits::INPUT_BEHIND).saturating_sub(accepted);
-    let fits = usize::try_from(room).unwrap_or(usize::MAX).min(fresh.len());
-    if offset <= accepted && !closed {
-        writer.append(&fresh[..fits]);
-        if end && fits == fresh.len() {
-            File::create(lease.folder().join("in.end"))?;
-        }
-    }
-    poke(lease, 0)?;
-    spool::end(&folder)
 }
 
 /// Writes a byte to the supervisor's fifo. False: nobody reads it.
@@ -386,16 +363,6 @@ fn poke(lease: &Lease, byte: u8) -> io::Result<bool> {
     }
 }
 
-/// Up to `max` bytes of a stream from `offset` on, or from the next byte that was kept. `None`: nothing there (yet).
-pub fn read_output(lease: &Lease, stream: Stream, offset: u64, max: usize) -> io::Result<Option<Chunk>> {
-    spool::read(&stream.folder(lease), offset, max)
-}
-
-/// All bytes of a stream so far, kept or not.
-pub fn output_len(lease: &Lease, stream: Stream) -> io::Result<u64> {
-    spool::end(&stream.folder(lease))
-}
-
 /// Waits until there is output beyond these offsets, or the job does not run. May be dropped at any time.
 pub async fn changed(lease: &Lease, stdout: u64, stderr: u64) {
     let mut look = limits::LOOK_FIRST;
@@ -407,15 +374,6 @@ pub async fn changed(lease: &Lease, stdout: u64, stderr: u64) {
         }
         tokio::time::sleep(look).await;
         look = (look * 2).min(limits::LOOK_LAST);
-    }
-}
-
-impl Stream {
-    fn folder(self, lease: &Lease) -> PathBuf {
-        lease.folder().join(match self {
-            Stream::Stdout => "out",
-            Stream::Stderr => "err",
-        })
     }
 }
 

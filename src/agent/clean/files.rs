@@ -31,7 +31,7 @@ use super::control::Control;
 use super::control::Halt;
 use super::evidence::Tally;
 use super::folders;
-use super::walk;
+use super::open;
 use super::walk::Walker;
 use crate::failpoint;
 use crate::host::Roots;
@@ -70,13 +70,13 @@ pub(crate) fn remove_temporaries(
 fn empty(roots: &Roots, folder: &Path, control: &Control, tally: &mut Tally) -> Result<(), Halt> {
     let openat2 = roots.host().capabilities().openat2;
     folders::check(folder, roots)?;
-    let open = || walk::open_folder(folder, openat2).map_err(|error| named(folder, error));
-    let Some(top) = open()? else { return Ok(()) };
+    let look = || open::open_folder(folder, openat2).map_err(|error| named(folder, error));
+    let Some(top) = look()? else { return Ok(()) };
     let mut walker = Walker::new(control, openat2);
     let walked = walker.empty(top);
     take_over(walker, tally);
     walked?;
-    if let Some(top) = open()? {
+    if let Some(top) = look()? {
         tally.left += names(top.as_fd())?.len() as u64;
     }
     Ok(())
@@ -105,7 +105,7 @@ impl<'a> Removal<'a> {
     fn begin(roots: &Roots, run: u64, control: &'a Control) -> Result<Self, Halt> {
         let openat2 = roots.host().capabilities().openat2;
         let missing = || io::Error::new(io::ErrorKind::NotFound, "the worker's folder is gone");
-        let worker = walk::open_folder(&roots.folder(), openat2)?.ok_or_else(missing)?;
+        let worker = open::open_folder(&roots.folder(), openat2)?.ok_or_else(missing)?;
         let aside = part(worker.as_fd(), "aside", control, openat2)?;
         Ok(Self { worker, aside, run, control, openat2, moved: 0 })
     }

@@ -36,6 +36,8 @@ mod control;
 mod evidence;
 mod files;
 mod folders;
+mod level;
+mod open;
 mod step;
 mod stop;
 mod strays;

@@ -15,13 +15,11 @@
 //!
 //! Never here: deciding what is to be removed.
 
-use std::collections::HashSet;
 use std::ffi::CStr;
 use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
-use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 
@@ -38,13 +36,20 @@ use rustix::io::Errno;
 use super::control::Control;
 use super::control::Halt;
 use super::evidence::Evidence;
+use super::level::Level;
+use super::level::Pass;
+use super::level::push;
+use super::open::identity;
+use super::open::mount_of;
+use super::open::proc_path;
+use super::open::reason;
+use super::open::reopen;
+use super::open::reopen_above;
 use crate::failpoint;
 
 mod limits {
     /// Bytes of folder entries read at once: some 2000 names.
     pub(super) const BATCH: usize = 64 << 10;
-    /// Folders held open, innermost first; far below the usual limit of 1024 descriptors.
-    pub(super) const OPEN: usize = 32;
     /// Passes over one folder that go on growing while it is emptied.
     pub(super) const PASSES: u32 = 1000;
     /// Tries of an openat2 that a concurrent rename disturbs.
@@ -62,29 +67,6 @@ pub(crate) struct Walker<'a> {
     /// Entries that could not be removed.
     pub(crate) left: u64,
     buffer: Vec<MaybeUninit<u8>>,
-}
-
-/// A folder on the way.
-struct Level {
-    /// Its name in the folder above; empty for the top.
-    name: CString,
-    /// Open while it is among the innermost.
-    folder: Option<OwnedFd>,
-    identity: (u64, u64),
-    batch: Vec<(CString, FileType)>,
-    pass: Pass,
-    passes: u32,
-    /// Folders that stayed and were so deep that this one had to be opened again; its passes leave them out.
-    skipped: HashSet<CString>,
-}
-
-/// What the current pass over a folder met.
-#[derive(Default)]
-struct Pass {
-    removed: u64,
-    stuck: Vec<(CString, String)>,
-    stuck_count: u64,
-    ended: bool,
 }
 
 /// What became of an entry.
@@ -377,105 +359,5 @@ impl<'a> Walker<'a> {
         for (name, reason) in level.pass.stuck {
             self.evidence.note(&reason, name.to_bytes().escape_ascii().to_string());
         }
-    }
-}
-
-impl Level {
-    fn new(name: CString, folder: OwnedFd, identity: (u64, u64)) -> Self {
-        Self {
-            name,
-            folder: Some(folder),
-            identity,
-            batch: Vec::new(),
-            pass: Pass::default(),
-            passes: 0,
-            skipped: HashSet::new(),
-        }
-    }
-
-    fn left(&self) -> u64 {
-        self.pass.stuck_count + self.skipped.len() as u64
-    }
-
-    fn stuck(&mut self, name: CString, reason: String) {
-        self.pass.stuck_count += 1;
-        if self.pass.stuck.len() < 8 {
-            self.pass.stuck.push((name, reason));
-        }
-    }
-
-    fn reopened(&mut self, folder: OwnedFd) {
-        self.folder = Some(folder);
-        self.batch.clear();
-        self.pass = Pass::default();
-    }
-}
-
-/// Adds an inner folder, and closes one further out that can be found again; the top stays open.
-fn push(stack: &mut Vec<Level>, level: Level) {
-    stack.push(level);
-    if let Some(index) = stack.len().checked_sub(limits::OPEN + 1)
-        && index > 0
-    {
-        stack[index].folder = None;
-        stack[index].batch = Vec::new();
-    }
-}
-
-/// The folder above, if it still is the one we came from.
-fn reopen_above(inner: BorrowedFd<'_>, expected: (u64, u64)) -> Result<OwnedFd, String> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let folder = rustix::fs::openat(inner, "..", flags, Mode::empty()).map_err(reason)?;
-    match identity(folder.as_fd()) {
-        Ok(found) if found == expected => Ok(folder),
-        Ok(_) => Err("another folder".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn identity(folder: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
-    let status = rustix::fs::fstat(folder)?;
-    Ok((status.st_dev, status.st_ino))
-}
-
-/// The mount that a descriptor is in; tells bind mounts of the same filesystem apart, which the device does not.
-fn mount_of(file: BorrowedFd<'_>) -> io::Result<u64> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
-    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).and_then(|id| id.trim().parse().ok());
-    id.ok_or_else(|| io::Error::other("no mount id"))
-}
-
-fn proc_path(file: BorrowedFd<'_>) -> String {
-    format!("/proc/self/fd/{}", file.as_raw_fd())
-}
-
-/// Opens for reading what a handle stands for.
-fn reopen(handle: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
-    rustix::fs::open(proc_path(handle), OFlags::RDONLY | OFlags::CLOEXEC | flags, Mode::empty())
-}
-
-/// A system error as one word for evidence.
-fn reason(error: Errno) -> String {
-    match error {
-        Errno::PERM => "not-permitted".to_owned(),
-        Errno::ACCESS => "no-access".to_owned(),
-        Errno::ROFS => "read-only".to_owned(),
-        other => format!("error-{}", other.raw_os_error()),
-    }
-}
-
-/// Opens a folder by its whole path, which must have no symlink in it. `None`: it is not there.
-pub(crate) fn open_folder(path: &std::path::Path, openat2: bool) -> io::Result<Option<OwnedFd>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = if openat2 {
-        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), resolve)
-    } else {
-        rustix::fs::open(path, flags, Mode::empty())
-    };
-    match opened {
-        Ok(folder) => Ok(Some(folder)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(error) => Err(error.into()),
     }
 }

@@ -25,7 +25,6 @@ use std::process::Stdio;
 use std::time::Instant;
 use std::time::SystemTime;
 
-use rustix::process::Signal;
 use rustix::process::WaitOptions;
 use rustix::process::WaitStatus;
 use tokio::net::unix::pipe;
@@ -38,6 +37,8 @@ use super::Taken;
 use super::launch::NOT_EXECUTABLE;
 use super::launch::NOT_FOUND;
 use super::record;
+use super::signals::Signals;
+use super::signals::known_signal;
 use super::spool;
 use crate::cgroup::Cgroup;
 use crate::failpoint;
@@ -50,46 +51,6 @@ mod limits {
     pub(super) const CHUNK: usize = 64 << 10;
     /// Input is looked for this often even if nobody says that there is some: the agent may die before it does.
     pub(super) const INPUT_LOOK: Duration = Duration::from_secs(1);
-}
-
-/// Signals that can be sent to a job.
-const SIGNALS: [Signal; 31] = [
-    Signal::HUP,
-    Signal::INT,
-    Signal::QUIT,
-    Signal::ILL,
-    Signal::TRAP,
-    Signal::ABORT,
-    Signal::BUS,
-    Signal::FPE,
-    Signal::KILL,
-    Signal::USR1,
-    Signal::SEGV,
-    Signal::USR2,
-    Signal::PIPE,
-    Signal::ALARM,
-    Signal::TERM,
-    Signal::STKFLT,
-    Signal::CHILD,
-    Signal::CONT,
-    Signal::STOP,
-    Signal::TSTP,
-    Signal::TTIN,
-    Signal::TTOU,
-    Signal::URG,
-    Signal::XCPU,
-    Signal::XFSZ,
-    Signal::VTALARM,
-    Signal::PROF,
-    Signal::WINCH,
-    Signal::IO,
-    Signal::POWER,
-    Signal::SYS,
-];
-
-/// The signal with this number.
-pub(super) fn known_signal(number: u8) -> Option<Signal> {
-    SIGNALS.into_iter().find(|signal| signal.as_raw() == i32::from(number))
 }
 
 /// Runs the supervisor of the lease whose folder this is.
@@ -397,34 +358,5 @@ impl Input {
             // The job does not read any more.
             Err(_) => self.pipe = None,
         }
-    }
-}
-
-/// Signals to the supervisor that are meant for the job.
-struct Signals {
-    listened: Vec<(u8, tokio::signal::unix::Signal)>,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        let passed = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::USR1, Signal::USR2];
-        let listened = passed.into_iter().map(|passed| {
-            let number = passed.as_raw();
-            let kind = SignalKind::from_raw(number);
-            Ok((u8::try_from(number).map_err(io::Error::other)?, signal(kind)?))
-        });
-        Ok(Self { listened: listened.collect::<io::Result<_>>()? })
-    }
-
-    async fn next(&mut self) -> u8 {
-        std::future::poll_fn(|context| {
-            for (number, signal) in &mut self.listened {
-                if signal.poll_recv(context).is_ready() {
-                    return std::task::Poll::Ready(*number);
-                }
-            }
-            std::task::Poll::Pending
-        })
-        .await
     }
 }
