@@ -15,7 +15,7 @@ use remuda_registry::limits::DUE_MAX;
 use remuda_registry::{Command, Request, due};
 
 /// Commands per run.
-const COMMANDS: usize = 14_000;
+const COMMANDS: usize = 16_000;
 /// How often each kind must be accepted in a run.
 const ACCEPTED_MIN: u64 = 100;
 /// Runs in one test.
