@@ -46,6 +46,9 @@ pub(super) async fn run(node: Node) {
     }
     driver.node.clock().end();
     driver.node.inner.leadership.send_replace(Leadership::default());
+    // Where nobody asked for it, openraft has ended by itself: with an error, or by a panic of one of its tasks.
+    driver.stop_if_failed();
+    driver.node.stop(StopReason::Fatal("openraft has ended".to_owned()));
 }
 
 struct Driver {
@@ -69,8 +72,14 @@ impl Driver {
                 self.owe(leader.term());
             }
         }
+        self.stop_if_failed();
+    }
+
+    /// Says so if openraft has failed.
+    fn stop_if_failed(&self) {
         let running = self.node.raft().metrics().borrow_watched().running_state.clone();
         if let Err(fatal) = running {
+            tracing::error!(%fatal, "openraft has failed");
             self.node.stop(StopReason::Fatal(fatal.to_string()));
         }
     }

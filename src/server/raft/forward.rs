@@ -150,7 +150,7 @@ impl Node {
     /// How this replica stands, as its peers hear it.
     pub(super) fn own_status(&self) -> peer::StatusResponse {
         let metrics = self.inner.raft.metrics().borrow_watched().clone();
-        let (applied, digest) = self.read(|state| (self.inner.shared.applied().borrow().revision, state.digest()));
+        let (applied, digest) = self.inner.shared.standing();
         let age = self.inner.clock.contact_age();
         peer::StatusResponse {
             role: format!("{:?}", metrics.state).to_uppercase(),

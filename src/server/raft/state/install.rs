@@ -56,13 +56,14 @@ fn install_now(shared: &Shared, meta: &SnapshotMeta, snapshot: SnapshotDir) -> i
         fs::remove_dir_all(&path)?;
     }
     link(kept.path(), &path)?;
+    // Before it is opened: an open database drops files of its own accord. What it writes from here on it syncs itself.
+    sync_files(&path)?;
     let database = Arc::new(Database::open(&path, false)?);
     database.set_identity(&shared.identity)?;
     let (state, record) = database.load()?;
     if record.meta() != *meta {
         return Err(invalid("the database differs from the snapshot's meta".to_owned()));
     }
-    sync_files(&path)?;
     sync_folder(shared.folder.root())?;
     failpoint::hit("state.install.before_switch");
     shared.folder.switch(number)?;
@@ -122,10 +123,11 @@ fn link(from: &Path, to: &Path) -> io::Result<()> {
 fn swap(shared: &Shared, open: Open, state: State, record: &AppliedRecord) {
     let mut hot = shared.hot.write();
     let old = std::mem::replace(&mut *shared.open.write(), open);
+    let revision = Revision(record.revision());
     *hot = state;
+    *shared.stands_at.lock() = revision;
     drop(hot);
     old.database.retire();
-    let revision = Revision(record.revision());
     let term = record.last_applied.as_ref().map_or(0, term_of);
     shared.sink.jumped(revision);
     shared.applied.send_replace(Applied { revision, term });

@@ -64,6 +64,7 @@ impl StateMachine {
                 if applied.mark {
                     self.marks.push(Mark { revision, digest: hot.digest() });
                 }
+                *self.shared.stands_at.lock() = revision;
                 answer.results = applied.results;
                 events = applied.events;
             }
@@ -71,6 +72,7 @@ impl StateMachine {
         self.record.last_applied = Some(id);
         let (log_time, digest) = {
             let hot = self.shared.hot.read();
+            *self.shared.stands_at.lock() = revision;
             (hot.log_time(), hot.digest())
         };
         self.unpublished.push(Published { revision, term, log_time, digest, events: events.into() });

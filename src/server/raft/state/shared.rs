@@ -42,6 +42,8 @@ pub struct Shared {
     pub(super) folder: Folder,
     pub(super) identity: Identity,
     pub(super) hot: RwLock<State>,
+    /// The last entry applied to `hot`; changed only under its lock.
+    pub(super) stands_at: Mutex<Revision>,
     pub(super) open: RwLock<Open>,
     pub(super) applied: watch::Sender<Applied>,
     pub(super) sink: Arc<dyn Sink>,
@@ -97,6 +99,7 @@ impl Shared {
             folder,
             identity,
             hot: RwLock::new(state),
+            stands_at: Mutex::new(applied.revision),
             open: RwLock::new(Open::new(number, database)?),
             applied: watch::Sender::new(applied),
             sink,
@@ -111,6 +114,12 @@ impl Shared {
     /// Looks at the registry. Apply waits meanwhile: look at single keys only.
     pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.hot.read())
+    }
+
+    /// The last entry applied to memory, and the registry's digest after it.
+    pub fn standing(&self) -> (Revision, Digest) {
+        let hot = self.hot.read();
+        (*self.stands_at.lock(), hot.digest())
     }
 
     /// The rows as they are now.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,8 +47,10 @@ impl RelaySink for Recorder {
 
 /// Up to three replicas.
 pub(super) struct Cluster {
-    folder: TempDir,
-    ports: Ports,
+    root: PathBuf,
+    first_port: u16,
+    /// What was taken for this cluster alone.
+    _own: Option<(TempDir, Ports)>,
     snapshot_threshold: u64,
     pub(super) nodes: BTreeMap<u64, Node>,
     pub(super) recorders: BTreeMap<u64, Arc<Recorder>>,
@@ -56,7 +60,14 @@ impl Cluster {
     /// Nothing runs yet.
     pub(super) fn new(snapshot_threshold: u64) -> Cluster {
         let (folder, ports) = (TempDir::new().unwrap(), Ports::take());
-        Cluster { folder, ports, snapshot_threshold, nodes: BTreeMap::new(), recorders: BTreeMap::new() }
+        let cluster = Cluster::at(folder.path(), ports.first(), snapshot_threshold);
+        Cluster { _own: Some((folder, ports)), ..cluster }
+    }
+
+    /// A cluster whose folder and ports somebody else keeps.
+    pub(super) fn at(root: &Path, first_port: u16, snapshot_threshold: u64) -> Cluster {
+        let (nodes, recorders) = (BTreeMap::new(), BTreeMap::new());
+        Cluster { root: root.to_owned(), first_port, _own: None, snapshot_threshold, nodes, recorders }
     }
 
     /// Three running replicas of a new cluster.
@@ -67,7 +78,7 @@ impl Cluster {
     }
 
     pub(super) fn settings(&self, id: u64) -> NodeSettings {
-        let address = |id: u64| self.ports.address(u16::try_from(id).unwrap());
+        let address = |id: u64| SocketAddr::from(([127, 0, 0, 1], self.first_port + u16::try_from(id).unwrap()));
         let peers = (1..=3).map(|id| (ReplicaId(id), address(id).to_string())).collect();
         let mut settings = NodeSettings::new(self.data_dir(id), ReplicaId(id), peers, address(id));
         settings.client_advertise = format!("client-{id}:1");
@@ -77,8 +88,8 @@ impl Cluster {
         settings
     }
 
-    pub(super) fn data_dir(&self, id: u64) -> std::path::PathBuf {
-        self.folder.path().join(format!("replica-{id}"))
+    pub(super) fn data_dir(&self, id: u64) -> PathBuf {
+        self.root.join(format!("replica-{id}"))
     }
 
     /// Begins to start one replica.

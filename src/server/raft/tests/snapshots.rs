@@ -8,7 +8,7 @@ use super::cluster::{Cluster, commit, eventually};
 use crate::propose::Propose;
 
 /// Writes about `entries` entries, each a frame of its own.
-async fn write(cluster: &Cluster, entries: usize) {
+pub(super) async fn write(cluster: &Cluster, entries: usize) {
     let leader = cluster.nodes[&cluster.leader().await].clone();
     for _ in 0..entries {
         let deadline = Instant::now() + Duration::from_secs(10);
