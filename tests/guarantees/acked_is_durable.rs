@@ -24,7 +24,10 @@ pub fn judge(history: &History) -> Verdict {
         if let Some(id) = &op.request_id
             && !history.requests.is_empty()
         {
-            let known = committed.get(id.as_str()).is_some_and(|revisions| revisions.contains(&revision));
+            // A request that waited is granted in a later entry than its own.
+            let waits = matches!(op.call, Call::Acquire { wait_ms, .. } if wait_ms > 0);
+            let there = |at: &u64| *at == revision || (waits && *at < revision);
+            let known = committed.get(id.as_str()).is_some_and(|revisions| revisions.iter().any(there));
             verdict.require(known, || format!("op {}: request {id} is not in the log at {revision}", op.id));
         }
         verdict.require(left_its_event(&lives, op, revision, effect), || {

@@ -17,6 +17,7 @@ pub fn judge(history: &History) -> Verdict {
         judge_success(history, &lives, op, &mut verdict);
         if let Answer::Refused { reason, superseded_by, .. } = &op.answer
             && STALE.contains(&reason.as_str())
+            && presents_a_token(&op.call)
         {
             verdict.require(superseded_by.is_some(), || format!("op {}: {reason} names nothing newer", op.id));
         }
@@ -65,6 +66,11 @@ fn judge_success(history: &History, lives: &Lives<'_>, op: &Op, verdict: &mut Ve
         }
         Call::Acquire { .. } | Call::Cancel { .. } | Call::Open { .. } | Call::Operate { .. } | Call::Read { .. } => {}
     }
+}
+
+/// An acquire that is retried after its lease has ended presents no token; it is told which lease that was.
+fn presents_a_token(call: &Call) -> bool {
+    matches!(call, Call::Renew { .. } | Call::Return { .. } | Call::Report { .. } | Call::Open { .. })
 }
 
 fn ends_run(to: Option<Condition>) -> bool {

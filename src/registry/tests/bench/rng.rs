@@ -21,6 +21,11 @@ impl Rng {
         self.next() % bound.max(1)
     }
 
+    /// A place in something of `length` things.
+    pub(crate) fn index(&mut self, length: usize) -> usize {
+        usize::try_from(self.below(length as u64)).expect("an index of a slice")
+    }
+
     /// True in `permille` of a thousand cases.
     pub(crate) fn chance(&mut self, permille: u64) -> bool {
         self.below(1_000) < permille
@@ -28,7 +33,7 @@ impl Rng {
 
     /// One of these, unless there is none.
     pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
-        let index = self.below(from.len() as u64);
-        from.get(usize::try_from(index).expect("an index of a slice"))
+        let index = self.index(from.len());
+        from.get(index)
     }
 }
