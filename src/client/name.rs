@@ -29,11 +29,6 @@ impl WorkerId {
     pub fn bare(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
-
-    /// The name of the return that follows the lease of this epoch.
-    pub fn return_name(&self, epoch: u64) -> String {
-        format!("{}/returns/{epoch}", self.0)
-    }
 }
 
 impl FromStr for WorkerId {
@@ -87,7 +82,6 @@ mod tests {
     fn a_worker_is_named_in_full() {
         let worker: WorkerId = "pools/ci/workers/w-1".parse().expect("a good name");
         assert_eq!((worker.pool(), worker.bare()), ("pools/ci", "w-1"));
-        assert_eq!(worker.return_name(7), "pools/ci/workers/w-1/returns/7");
         for bad in ["w-1", "pools/ci", "pools/CI/workers/w", "pools/ci/workers/w/returns/1", ""] {
             assert!(bad.parse::<WorkerId>().is_err(), "{bad:?}");
         }

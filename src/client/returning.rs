@@ -1,7 +1,7 @@
 //! Bringing a worker back: the commit that ends the lease, and the wait for the receipt.
 //!
-//! The return is committed when `ReturnWorker` answers; from then on it goes on without the client. Its name follows
-//! from worker and epoch, so that a client which lost every answer can still ask how it ended.
+//! The return is committed when `ReturnWorker` answers; from then on it goes on without the client. A client which lost
+//! every answer finds it as the worker's last return.
 //!
 //! Never here: what makes a worker clean.
 
@@ -58,10 +58,10 @@ pub enum WorkerReturnError {
         /// The return.
         return_name: String,
     },
-    /// Time was over. With a return name it was committed or may be, and goes on without this client.
+    /// Time was over. What was committed goes on without this client.
     #[error("{return_name} had not ended when time was over: {last}")]
     Unfinished {
-        /// The return, for asking again.
+        /// The return; as long as it is not known to be committed, the worker, whose last return it may be.
         return_name: String,
         /// Whether it is known that the lease has ended and the return has begun.
         committed: bool,
@@ -114,14 +114,14 @@ impl Client {
             // The first answer is kept with a bounded number of others; without it a retry is told how the lease ended.
             Err(error) if ended_by_return(&error, &key.job) => {
                 self.inner.leases.remove(&key.worker, key.epoch, "RETURNED", "the worker was returned");
-                Ok(error.fact("return").map_or_else(|| key.worker.return_name(key.epoch), str::to_owned))
+                Ok(error.fact("return").unwrap_or_default().to_owned())
             }
             Err(error) if STALE.contains(&error.reason()) => {
                 self.inner.leases.remove(&key.worker, key.epoch, error.reason(), error.message());
                 Err(WorkerReturnError::Stale(error))
             }
             Err(error) if error.outcome() == Outcome::Unknown => Err(WorkerReturnError::Unfinished {
-                return_name: key.worker.return_name(key.epoch),
+                return_name: key.worker.to_string(),
                 committed: false,
                 last: error,
             }),
@@ -178,7 +178,11 @@ impl Client {
 
 /// Whether a refused return says that this very return has been made.
 fn ended_by_return(error: &Error, job: &JobId) -> bool {
-    error.is("LEASE_ENDED") && error.fact("cause") == Some("RETURNED") && error.fact("job_id") == Some(job.as_str())
+    let named = error.fact("return").is_some();
+    error.is("LEASE_ENDED")
+        && named
+        && error.fact("cause") == Some("RETURNED")
+        && error.fact("job_id") == Some(job.as_str())
 }
 
 fn still_open(name: &str, patience: Duration) -> Error {

@@ -205,7 +205,7 @@ pub(crate) struct ReturnsListArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReturnGetArgs {
-    /// The return, pools/P/workers/W/returns/EPOCH; or a worker, whose last return is meant
+    /// The return, pools/P/workers/W/returns/R; or a worker, whose last return is meant
     pub(crate) name: String,
     /// Wait this long for its end
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
