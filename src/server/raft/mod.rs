@@ -22,6 +22,7 @@ pub mod start;
 pub mod state;
 #[cfg(test)]
 mod tests;
+mod transfer;
 pub mod types;
 
 pub use clock::Clock;

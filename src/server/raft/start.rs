@@ -212,18 +212,23 @@ impl Node {
             tracing::info!(?members, "initializing the cluster");
             node.raft().initialize(members).await.map_err(|error| StartError::Raft(error.to_string()))?;
         }
-        node.await_cluster(&hooks.progress).await;
+        node.await_cluster(&hooks.progress).await?;
         Ok(node)
     }
 
     /// Waits until the bootstrap command is applied here.
-    async fn await_cluster(&self, progress: &watch::Sender<String>) {
+    async fn await_cluster(&self, progress: &watch::Sender<String>) -> Result<(), StartError> {
         progress.send_replace("waiting for the cluster's first entries".to_owned());
         let mut applied = self.applied();
-        let exists = applied.wait_for(|_| self.read(|state| state.cluster().is_some()));
-        // The sender lives as long as the node, which is held here.
-        let _ = exists.await;
+        while self.read(|state| state.cluster().is_none()) {
+            tokio::select! {
+                // The sender lives as long as the node, which is held here.
+                _ = applied.changed() => {}
+                reason = self.stopped() => return Err(StartError::Raft(format!("{reason:?}"))),
+            }
+        }
         progress.send_replace(String::new());
+        Ok(())
     }
 }
 
