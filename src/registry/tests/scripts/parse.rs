@@ -115,9 +115,9 @@ fn secret(text: &str) -> SecretHash {
     SecretHash(hash)
 }
 
-/// `c#7` is numbered, anything else named.
+/// `c/7` is numbered, anything else named. (A `#` would begin a comment.)
 fn request_id(text: &str) -> Parsed<RequestId> {
-    Ok(match text.split_once('#') {
+    Ok(match text.split_once('/') {
         Some((client, seq)) => RequestId::Numbered { client: ClientId::from(client), seq: seq.parse()? },
         None => RequestId::Named(text.into()),
     })
@@ -142,7 +142,7 @@ pub(crate) fn request(script: &Script, name: &str, args: &mut Args<'_>) -> Parse
     Ok(Request { mark, command })
 }
 
-/// `id=c#1 [not_after=60s] [retry=yes] [answered_below=1] [identity=text]`; `not_after` counts from the bootstrap.
+/// `id=c/1 [not_after=60s] [retry=yes] [answered_below=1] [identity=text]`; `not_after` counts from the bootstrap.
 fn mark<'a>(script: &Script, args: &mut Args<'a>) -> Parsed<Option<(RequestMark, Option<&'a str>)>> {
     let Some(id) = args.key("id") else { return Ok(None) };
     let not_after = args.millis("not_after")?;
