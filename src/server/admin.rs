@@ -122,7 +122,10 @@ struct At {
     revision: u64,
 }
 
-async fn digest(State(admin): State<Arc<Admin>>, query: Result<Query<At>, axum::extract::rejection::QueryRejection>) -> Response {
+async fn digest(
+    State(admin): State<Arc<Admin>>,
+    query: Result<Query<At>, axum::extract::rejection::QueryRejection>,
+) -> Response {
     let Ok(Query(at)) = query else { return bad("give ?revision=N") };
     match admin.narrator.digest(Revision(at.revision)) {
         Some(digest) => {
@@ -146,7 +149,10 @@ struct Asked {
 }
 
 /// Everything committed from a revision on: one JSON message per revision that did something, as it commits.
-async fn log(State(admin): State<Arc<Admin>>, query: Result<Query<Asked>, axum::extract::rejection::QueryRejection>) -> Response {
+async fn log(
+    State(admin): State<Arc<Admin>>,
+    query: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
+) -> Response {
     let Ok(Query(asked)) = query else { return bad("give ?from=N&follow=true") };
     let Some(replica) = admin.replica.get().cloned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "not started\n").into_response();

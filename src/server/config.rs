@@ -188,9 +188,11 @@ impl ServerConfig {
         if peers.windows(2).any(|pair| pair[0] == pair[1]) {
             found.push(("cluster", "two members have the same peer endpoint".to_owned()));
         }
-        for (key, address) in
-            [("listen.client", self.listen.client), ("listen.peer", self.listen.peer), ("listen.admin", self.listen.admin)]
-        {
+        for (key, address) in [
+            ("listen.client", self.listen.client),
+            ("listen.peer", self.listen.peer),
+            ("listen.admin", self.listen.admin),
+        ] {
             if !address.ip().is_loopback() && !self.insecure {
                 found.push((key, format!("{address} is not a loopback address; without TLS this needs `insecure`")));
             }

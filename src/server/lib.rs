@@ -38,8 +38,8 @@ use tokio::sync::watch as signal;
 use tokio_util::sync::CancellationToken;
 use tonic_health::server::HealthReporter;
 
-use admin::Admin;
 use crate::config::ServerConfig;
+use admin::Admin;
 use liveness::Liveness;
 use metrics::Metrics;
 use raft::{Hooks, Node, NodeSettings, StartError, StopReason, Timing};
@@ -136,8 +136,7 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
     let operators = bind("admin", config.listen.admin).await?;
     let parts = Parts::new(&config);
     let admin = tokio::spawn(admin::serve(operators, parts.admin.clone()));
-    let hooks =
-        Hooks { sink: parts.narrator.clone(), relay: parts.liveness.clone(), progress: parts.progress.clone() };
+    let hooks = Hooks { sink: parts.narrator.clone(), relay: parts.liveness.clone(), progress: parts.progress.clone() };
     let started = tokio::select! {
         node = Node::start(node_settings(&config), hooks) => Some(node?),
         () = shutdown.cancelled() => None,

@@ -249,10 +249,9 @@ impl Metrics {
         let (service, method) = if known { (grpc_service, grpc_method) } else { ("unknown", "unknown") };
         let (grpc_service, grpc_method) = (service.to_owned(), method.to_owned());
         let grpc_code = format!("{code:?}");
-        let seconds = self.handling.get_or_create_owned(&Method {
-            grpc_service: grpc_service.clone(),
-            grpc_method: grpc_method.clone(),
-        });
+        let seconds = self
+            .handling
+            .get_or_create_owned(&Method { grpc_service: grpc_service.clone(), grpc_method: grpc_method.clone() });
         seconds.observe(took.as_secs_f64());
         self.handled.get_or_create_owned(&Called { grpc_service, grpc_method, grpc_code }).inc();
     }

@@ -168,7 +168,8 @@ mod tests {
     use super::*;
 
     fn job(count: usize) -> Job {
-        let renewal = Renewal { worker: WorkerId::new("p", "w"), epoch: Token(1), secret: SecretHash::default(), ttl: None };
+        let renewal =
+            Renewal { worker: WorkerId::new("p", "w"), epoch: Token(1), secret: SecretHash::default(), ttl: None };
         Job { renewals: vec![renewal; count], reply: oneshot::channel().0, at: 0 }
     }
 

@@ -33,7 +33,11 @@ impl AgentService {
         Self { replica }
     }
 
-    async fn open(&self, request: v1::OpenSessionRequest, deadline: Instant) -> Result<v1::OpenSessionResponse, Failure> {
+    async fn open(
+        &self,
+        request: v1::OpenSessionRequest,
+        deadline: Instant,
+    ) -> Result<v1::OpenSessionResponse, Failure> {
         let open = open_session_in(&request)?;
         self.replica.room()?;
         let command = Command::OpenSession(Box::new(open));
@@ -49,7 +53,11 @@ impl AgentService {
         })
     }
 
-    async fn watch(&self, request: v1::WatchAssignmentsRequest, deadline: Instant) -> Result<AssignmentStream, Failure> {
+    async fn watch(
+        &self,
+        request: v1::WatchAssignmentsRequest,
+        deadline: Instant,
+    ) -> Result<AssignmentStream, Failure> {
         let mut found = Violations::default();
         let agent = found.take("agent_id", agent_in(&request.agent_id));
         found.require(request.session > 0, "session", "must be set");

@@ -33,7 +33,8 @@ impl ClusterService {
             status.map_or(0, |status| if id == node.replica_id() { status.last_log } else { status.applied })
         };
         let replicas = members.into_iter().map(|(id, member, status)| {
-            let status = status.inspect_err(|error| tracing::debug!(replica = id.0, %error, "a replica does not answer")).ok();
+            let status =
+                status.inspect_err(|error| tracing::debug!(replica = id.0, %error, "a replica does not answer")).ok();
             let digest = status.as_ref().and_then(|status| <[u8; 16]>::try_from(status.digest.as_ref()).ok());
             let contact = status.as_ref().and_then(|status| status.contact_age_ms);
             v1::Replica {

@@ -203,7 +203,11 @@ impl LeaseService {
         Ok(v1::CancelAcquireResponse { header, met: met.to_owned() })
     }
 
-    async fn renew(&self, request: v1::RenewLeasesRequest, deadline: Instant) -> Result<v1::RenewLeasesResponse, Failure> {
+    async fn renew(
+        &self,
+        request: v1::RenewLeasesRequest,
+        deadline: Instant,
+    ) -> Result<v1::RenewLeasesResponse, Failure> {
         let renewals = renewals_in(&request)?;
         let (revision, results) = self.replica.renewals.renew(&self.replica, renewals, deadline).await?;
         Ok(v1::RenewLeasesResponse { header: Some(self.replica.header(revision, false)), results })

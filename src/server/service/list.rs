@@ -52,7 +52,12 @@ pub fn start(from: Vec<u8>, after: Vec<u8>) -> Vec<u8> {
 
 impl Replica {
     /// Workers below `parent` whose labels match, in these states (none: all).
-    pub fn workers_of<'a>(&'a self, parent: &'a Parent, selector: &'a Selector, states: &'a [StateKind]) -> Workers<'a> {
+    pub fn workers_of<'a>(
+        &'a self,
+        parent: &'a Parent,
+        selector: &'a Selector,
+        states: &'a [StateKind],
+    ) -> Workers<'a> {
         Workers { replica: self, parent, selector, states }
     }
 
@@ -137,7 +142,8 @@ impl Workers<'_> {
             Some(labels) => labels.clone(),
             None => {
                 let value = rows.get(row::class_key(&class.0, class.1)).await.map_err(broken)?;
-                let labels = value.map(|value| row::decode_class(&value)).transpose().map_err(broken)?.unwrap_or_default();
+                let labels =
+                    value.map(|value| row::decode_class(&value)).transpose().map_err(broken)?.unwrap_or_default();
                 cache.insert(class, labels.clone());
                 labels
             }

@@ -100,7 +100,11 @@ impl Replica {
     /// NO_LEADER.
     pub fn in_contact(&self) -> Result<(), Failure> {
         let lost = self.node.clock().contact_age().is_none_or(|age| age > self.settings.contact_lost_after());
-        if lost { Err(Failure::new(reasons::NO_LEADER, "no contact with a leader for two election timeouts")) } else { Ok(()) }
+        if lost {
+            Err(Failure::new(reasons::NO_LEADER, "no contact with a leader for two election timeouts"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Resolves once the replica stops accepting.
@@ -159,9 +163,9 @@ impl Replica {
         }
         let command = request.command.name();
         let mut answers = self.node.propose(vec![request], deadline).await;
-        let answer = answers.pop().unwrap_or_else(|| {
-            Err(crate::propose::ProposeError::Unknown { reason: "no answer".to_owned() })
-        });
+        let answer = answers
+            .pop()
+            .unwrap_or_else(|| Err(crate::propose::ProposeError::Unknown { reason: "no answer".to_owned() }));
         match answer {
             Ok(Committed { revision, result: Ok(outcome), .. }) => Ok(Done { revision, outcome }),
             Ok(Committed { result: Err(refusal), .. }) => {

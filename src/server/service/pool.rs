@@ -38,7 +38,11 @@ impl PoolService {
         })
     }
 
-    async fn create(&self, request: v1::CreatePoolRequest, deadline: Instant) -> Result<v1::CreatePoolResponse, Failure> {
+    async fn create(
+        &self,
+        request: v1::CreatePoolRequest,
+        deadline: Instant,
+    ) -> Result<v1::CreatePoolResponse, Failure> {
         let (pool, spec) = create_in(&request)?;
         if request.validate_only {
             self.replica.fresh(None, deadline).await?;
@@ -66,7 +70,11 @@ impl PoolService {
         Ok(self.pool(pool).unwrap_or_else(|_| v1::Pool { name: name::pool_name(pool), ..Default::default() }))
     }
 
-    async fn update(&self, request: v1::UpdatePoolRequest, deadline: Instant) -> Result<v1::UpdatePoolResponse, Failure> {
+    async fn update(
+        &self,
+        request: v1::UpdatePoolRequest,
+        deadline: Instant,
+    ) -> Result<v1::UpdatePoolResponse, Failure> {
         let (pool, etag) = update_in(&request)?;
         for merge in 1.. {
             self.replica.fresh(None, deadline).await?;
@@ -89,7 +97,8 @@ impl PoolService {
             let etag = if whole { etag } else { Some(presented) };
             let command = Command::UpdatePool { pool: pool.clone(), spec: Box::new(spec), etag, actor: "".into() };
             match self.replica.write("UpdatePool", request.request.as_ref(), command, deadline).await {
-                Err(failure) if failure.reason == reasons::ETAG_MISMATCH && request.request.is_none() && merge < MERGES => {}
+                Err(failure)
+                    if failure.reason == reasons::ETAG_MISMATCH && request.request.is_none() && merge < MERGES => {}
                 Err(failure) => return Err(failure),
                 Ok(done) => {
                     let revision = saved(&done)?;
@@ -101,7 +110,11 @@ impl PoolService {
         unreachable!("the loop ends by returning")
     }
 
-    async fn delete(&self, request: v1::DeletePoolRequest, deadline: Instant) -> Result<v1::DeletePoolResponse, Failure> {
+    async fn delete(
+        &self,
+        request: v1::DeletePoolRequest,
+        deadline: Instant,
+    ) -> Result<v1::DeletePoolResponse, Failure> {
         let mut found = Violations::default();
         let pool = found.take("name", name::pool(&request.name));
         let etag = found.etag("etag", &request.etag);
@@ -144,7 +157,11 @@ impl PoolService {
         Ok(v1::ListPoolsResponse { header, pools, next_page_token: token })
     }
 
-    async fn stats(&self, request: v1::GetPoolStatsRequest, deadline: Instant) -> Result<v1::GetPoolStatsResponse, Failure> {
+    async fn stats(
+        &self,
+        request: v1::GetPoolStatsRequest,
+        deadline: Instant,
+    ) -> Result<v1::GetPoolStatsResponse, Failure> {
         let pool = named(&request.name)?;
         let freshness = self.replica.fresh(request.read.as_ref(), deadline).await?;
         let stats = self.replica.node.read(|state| stats_of(state, &pool)).ok_or(Refusal::PoolNotFound { pool })?;

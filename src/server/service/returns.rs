@@ -6,8 +6,8 @@ use remuda_registry::refusal::Refusal;
 use remuda_registry::row::{self, ReturnRow, RunRow, Table};
 use remuda_registry::worker::{Cleaning, StateKind, Step};
 use remuda_registry::{Fact, Revision, Token, WorkerId};
-use remuda_wire::convert::returns::{Parts, return_out};
 use remuda_wire::convert::Violations;
+use remuda_wire::convert::returns::{Parts, return_out};
 use remuda_wire::name::{self, Parent};
 use remuda_wire::{reasons, v1};
 
@@ -46,7 +46,8 @@ pub async fn get(
 ) -> Result<v1::GetReturnResponse, Failure> {
     let mut found = Violations::default();
     let named = found.take("name", name::return_(&request.name));
-    let wait = found.duration("wait", request.wait.as_ref()).map_or(Duration::ZERO, |wait| Duration::from_millis(wait.0));
+    let wait =
+        found.duration("wait", request.wait.as_ref()).map_or(Duration::ZERO, |wait| Duration::from_millis(wait.0));
     found.require(wait <= limits::WAIT, "wait", "must be at most ten minutes");
     let (worker, token) = found.finish(named)?;
     let until = (Instant::now() + wait).min(deadline.checked_sub(limits::MARGIN).unwrap_or(deadline));

@@ -38,7 +38,11 @@ impl WorkerService {
         Ok(v1::GetWorkerResponse { header: Some(self.replica.read_header(freshness)), worker: Some(message) })
     }
 
-    async fn list(&self, request: v1::ListWorkersRequest, deadline: Instant) -> Result<v1::ListWorkersResponse, Failure> {
+    async fn list(
+        &self,
+        request: v1::ListWorkersRequest,
+        deadline: Instant,
+    ) -> Result<v1::ListWorkersResponse, Failure> {
         let mut found = Violations::default();
         let parent = found.take("parent", name::parent(&request.parent));
         let parent = parent.filter(|parent| !matches!(parent, name::Parent::Worker(_)));
@@ -72,7 +76,9 @@ impl WorkerService {
         deadline: Instant,
     ) -> Result<Operated, Failure> {
         let done = self.replica.write(method, options, command?, deadline).await?;
-        let Outcome::Operated { worker, generation, state } = done.outcome else { return Err(unexpected(&done.outcome)) };
+        let Outcome::Operated { worker, generation, state } = done.outcome else {
+            return Err(unexpected(&done.outcome));
+        };
         let mut message = None;
         if self.replica.node.wait_applied(done.revision, deadline).await.is_ok() {
             message = self.replica.worker_message(&worker).await?;

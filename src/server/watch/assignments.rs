@@ -114,12 +114,7 @@ impl AssignmentStream {
         Ok(v1::WatchAssignmentsResponse { header: Some(header), assignments, whole: false })
     }
 
-    fn assignment(
-        &self,
-        state: &State,
-        id: &WorkerId,
-        now: remuda_registry::LogTime,
-    ) -> Option<v1::Assignment> {
+    fn assignment(&self, state: &State, id: &WorkerId, now: remuda_registry::LogTime) -> Option<v1::Assignment> {
         let Some(worker) = state.worker(id) else { return Some(gone_out(id)) };
         if worker.agent != self.agent {
             return None;
@@ -152,4 +147,3 @@ pub fn is_live(state: &State, agent: &AgentId, session: SessionId) -> Result<(),
     let current = state.agent(agent).and_then(|agent| agent.session);
     if current == Some(session) { Ok(()) } else { Err(Refusal::SessionEnded { session, current }) }
 }
-

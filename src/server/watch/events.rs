@@ -192,7 +192,8 @@ impl EventStream {
         let trimmed = self.replica.node.read(|state| state.events_trimmed());
         if next <= trimmed {
             let kept = trimmed.0 + 1;
-            let failure = Failure::new(reasons::REVISION_COMPACTED, format!("events before revision {kept} are not kept"));
+            let failure =
+                Failure::new(reasons::REVISION_COMPACTED, format!("events before revision {kept} are not kept"));
             return Err(failure.with("compact_revision", kept));
         }
         let mut batches: Vec<(Revision, Vec<Event>)> = Vec::new();
@@ -244,9 +245,9 @@ impl EventStream {
             return within;
         }
         fact.worker().is_some_and(|id| {
-            self.replica.node.read(|state| {
-                state.worker(id).is_some_and(|worker| self.wanted.selector.matches(state.labels(worker)))
-            })
+            self.replica
+                .node
+                .read(|state| state.worker(id).is_some_and(|worker| self.wanted.selector.matches(state.labels(worker))))
         })
     }
 

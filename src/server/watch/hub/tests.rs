@@ -15,7 +15,13 @@ fn ended(session: u64) -> Event {
 }
 
 fn publish(hub: &Hub, revision: u64, events: Vec<Event>) {
-    hub.published(Published { revision: Revision(revision), term: 1, log_time: LogTime(1), digest: Digest::default(), events: events.into() });
+    hub.published(Published {
+        revision: Revision(revision),
+        term: 1,
+        log_time: LogTime(1),
+        digest: Digest::default(),
+        events: events.into(),
+    });
 }
 
 fn revisions(since: Since) -> (Vec<u64>, u64) {
