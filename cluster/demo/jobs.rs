@@ -3,7 +3,6 @@
 //! Every process that a job leaves sleeps for a number of seconds that occurs nowhere else, so that the look from
 //! outside can tell it by its command line as well as by being new.
 
-use std::path::Path;
 use std::process::{Child, Stdio};
 
 use anyhow::Result;
@@ -23,13 +22,12 @@ pub(crate) fn id(number: u32) -> String {
 }
 
 /// The shell script of one job.
-fn script(number: u32, further: &Path) -> String {
-    let further = further.display();
+fn script(number: u32) -> String {
     let common = format!(
         "set -e; echo \"job {number} on $REMUDA_WORKER\"; \
          mkdir -p build/deep/er; head -c 200000 /dev/zero > build/deep/er/object.o; \
          head -c 100000 /dev/zero > \"$TMPDIR/scratch.{number}\"; \
-         echo secret-of-{number} > {further}/left-by-{number}; "
+         echo secret-of-{number} > $REMUDA_FOLDERS/left-by-{number}; "
     );
     let dirt = match number {
         STUBBORN => format!("(trap '' TERM; while :; do sleep {SLEEP_MARK}; done) >/dev/null 2>&1 & "),
@@ -47,8 +45,8 @@ pub(crate) fn status(number: u32) -> i32 {
 }
 
 /// Starts `remuda run` for one job.
-pub(crate) fn start(cluster: &Cluster, number: u32, further: &Path, wait_clean: bool) -> Result<Child> {
-    let (job, script) = (id(number), script(number, further));
+pub(crate) fn start(cluster: &Cluster, number: u32, wait_clean: bool) -> Result<Child> {
+    let (job, script) = (id(number), script(number));
     let mut args = vec!["run", "--pool", "default", "--job", &job, "--wait", "60s"];
     if wait_clean {
         args.push("--wait-clean");
