@@ -111,7 +111,6 @@ impl World {
             worker: name::worker_name(id),
             run,
             receipt: Some((*report.receipt).clone()),
-            ..Default::default()
         };
         let command = report_in(&request).expect("an agent's report is valid");
         let clean = report.receipt.steps.iter().all(|step| step.observed);
