@@ -1,9 +1,10 @@
 //! Places where a test may make the agent, or a supervisor of its, die, hang or fail.
 //!
 //! The twin of the server's module, with the same environment: `REMUDA_FAILPOINTS="name=action[*N][;...]"` with the
-//! actions `abort`, `error`, `pause` and `sleep(MILLISECONDS)`, and `REMUDA_FAILPOINT_MARKS` for the file of marks. One
-//! environment serves replicas and agents, so names that do not begin with `agent.` are left to the others. Supervisors
-//! inherit the agent's environment and so its orders; jobs do not.
+//! actions `abort`, `error`, `pause` and `sleep(MILLISECONDS)`, `REMUDA_FAILPOINT_MARKS` for the file of marks, and
+//! `REMUDA_FAILPOINT_GATE` for the file without which no hit counts. One environment serves replicas and agents, so names
+//! that do not begin with `agent.` are left to the others. Supervisors inherit the agent's environment and so its orders;
+//! jobs do not.
 //!
 //! Invariants
 //! * [`NAMES`] holds every place exactly once, and each place stands at one line of the code (a test compares).
@@ -122,6 +123,10 @@ mod armed {
             parse(&text).unwrap_or_else(|reason| panic!("REMUDA_FAILPOINTS: {reason}"))
         });
         let order = orders.get(name)?;
+        // A hit before the gate is there passes as if nothing were ordered.
+        if std::env::var_os("REMUDA_FAILPOINT_GATE").is_some_and(|gate| !std::path::Path::new(&gate).exists()) {
+            return None;
+        }
         let hits = order.hits.fetch_add(1, Ordering::Relaxed) + 1;
         order.only.is_none_or(|only| only == hits).then_some(order.action)
     }

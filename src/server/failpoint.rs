@@ -5,6 +5,7 @@
 //!
 //!   REMUDA_FAILPOINTS="name=action[*N][;...]"      actions: abort | error | pause | sleep(MILLISECONDS)
 //!   REMUDA_FAILPOINT_MARKS=FILE                    each acting hit appends a line `name action pid` to FILE
+//!   REMUDA_FAILPOINT_GATE=FILE                     hits count only while FILE exists; without the variable always
 //!
 //! `*N` acts at the N-th hit alone, else every hit acts. `abort` ends the process like kill -9 would, `pause` blocks the
 //! calling thread for good, `error` acts only where the place asks [`fails`], and `hit` passes it over.
@@ -126,6 +127,10 @@ mod armed {
             parse(&text).unwrap_or_else(|reason| panic!("REMUDA_FAILPOINTS: {reason}"))
         });
         let order = orders.get(name)?;
+        // A hit before the gate is there passes as if nothing were ordered.
+        if std::env::var_os("REMUDA_FAILPOINT_GATE").is_some_and(|gate| !std::path::Path::new(&gate).exists()) {
+            return None;
+        }
         let hits = order.hits.fetch_add(1, Ordering::Relaxed) + 1;
         order.only.is_none_or(|only| only == hits).then_some(order.action)
     }

@@ -155,7 +155,7 @@ impl EventStream {
         }
         match self.replica.hub.since(next, limits::BATCHES) {
             Since::Earlier => {
-                self.from_rows(next).await?;
+                self.take_rows(next).await?;
                 Ok(true)
             }
             Since::Batches { batches, through } => {
@@ -172,7 +172,7 @@ impl EventStream {
     }
 
     /// Reads the events from `next` on as the durable copy has them.
-    async fn from_rows(&mut self, next: Revision) -> Result<(), Failure> {
+    async fn take_rows(&mut self, next: Revision) -> Result<(), Failure> {
         let rows = match self.rows.take() {
             Some(rows) if rows.revision() >= next => rows,
             Some(_) | None => self.replica.node.rows().await?,

@@ -95,7 +95,7 @@ impl Folder {
         let mut litter = self.named("incoming-")?;
         litter.extend(self.named("building-")?);
         litter.extend(self.named("db-")?.into_iter().filter(|path| *path != self.database(current)));
-        litter.into_iter().try_for_each(|path| fs::remove_dir_all(path))
+        litter.into_iter().try_for_each(fs::remove_dir_all)
     }
 
     fn named(&self, prefix: &str) -> io::Result<Vec<PathBuf>> {
