@@ -4,7 +4,9 @@
 //! core files are used (`cgroup.procs`, `cgroup.events`, `cgroup.kill`, `cgroup.freeze`), which need no controller, so a
 //! hybrid host with v2 at /sys/fs/cgroup/unified does as well. The mount is looked up in /proc/self/mountinfo.
 //!
-//!   <mount>/<own group>/remuda-<instance>/<pool.worker>-<epoch>/{self, job}      self: the supervisor; job: what it started
+//! ```text
+//! <mount>/<own group>/remuda-<instance>/<pool.worker>-<epoch>/{self, job}      self: the supervisor; job: what it started
+//! ```
 //!
 //! Invariants
 //! * A group that is gone counts as empty.

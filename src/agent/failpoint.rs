@@ -7,7 +7,7 @@
 //! jobs do not.
 //!
 //! Invariants
-//! * [`NAMES`] holds every place exactly once, and each place stands at one line of the code (a test compares).
+//! * `NAMES` holds every place exactly once, and each place stands at one line of the code (a test compares).
 //! * A mark is in the file before the action happens.
 //!
 //! Never here: a decision that product code depends on.

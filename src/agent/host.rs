@@ -4,9 +4,11 @@
 //! mark, an environment variable that every process of the lease inherits. The mark begins with an id drawn once per state
 //! folder, since several agents may share a host and call their workers alike.
 //!
-//!   <state>/host.json                          the id, and the folder that the cgroups are in
-//!   <state>/workers/<pool.worker>/leases/<epoch>/{work, home, ...records}      tmp/<epoch>      aside/<what is being removed>
-//!                                 kept/        what must outlive cleaning; everything else here belongs to a lease
+//! ```text
+//! <state>/host.json                          the id, and the folder that the cgroups are in
+//! <state>/workers/<pool.worker>/leases/<epoch>/{work, home, ...records}      tmp/<epoch>      aside/<what is being removed>
+//!                               kept/        what must outlive cleaning; everything else here belongs to a lease
+//! ```
 //!
 //! Invariants
 //! * Paths are canonical: mounts, marks and open files are compared with them.

@@ -3,12 +3,14 @@
 //! The supervisor is this binary, executed again. It and the agent share nothing but files, so either may die or be
 //! replaced without the other noticing: output and exit status are in the folder, input and signals come through it.
 //!
-//!   leases/<epoch>/  spec.json   what to run; written by the agent before it starts the supervisor
-//!                    lease.json  who supervises it; written by the supervisor before it starts the job
-//!                    exit.json   how it ended, by tmp, rename and sync
-//!                    stop        the lease is at its end: nothing is started any more   lock   taken to write stop and lease.json
-//!                    control     a fifo: a byte is a signal's number, or 0 for "there is input"
-//!                    out, err, in    streams (see spool)      work, home    the job's own
+//! ```text
+//! leases/<epoch>/  spec.json   what to run; written by the agent before it starts the supervisor
+//!                  lease.json  who supervises it; written by the supervisor before it starts the job
+//!                  exit.json   how it ended, by tmp, rename and sync
+//!                  stop        the lease is at its end: nothing is started any more   lock   taken to write stop and lease.json
+//!                  control     a fifo: a byte is a signal's number, or 0 for "there is input"
+//!                  out, err, in    streams (see spool)      work, home    the job's own
+//! ```
 //!
 //! Invariants
 //! * One execution per lease, whoever asks how often.

@@ -1,8 +1,8 @@
 //! The pool registry: the pure, deterministic, synchronous domain of Remuda.
 //!
 //! A pool lends workers to jobs. Everything that may change is a [`Command`]; commands travel in a [`Frame`], one
-//! frame per log entry, and [`apply`] is the only function that changes a [`State`]. It answers each command with an
-//! [`Outcome`] or a [`Refusal`] and says what happened as [`Event`]s. What the clock demands is computed by [`due`].
+//! frame per log entry, and [`apply()`] is the only function that changes a [`State`]. It answers each command with an
+//! [`Outcome`] or a [`Refusal`] and says what happened as [`Event`]s. What the clock demands is computed by [`due()`].
 //!
 //! ```text
 //!   Frame ──apply──> State ──take_changes──> rows for the durable copy

@@ -3,15 +3,17 @@
 //! Product code names a place with `failpoint::hit("log.append.before_write")`. Without the feature `chaos` the call is an
 //! empty inline function and no name reaches the executable. With it, the environment decides what happens where:
 //!
-//!   REMUDA_FAILPOINTS="name=action[*N][;...]"      actions: abort | error | pause | sleep(MILLISECONDS)
-//!   REMUDA_FAILPOINT_MARKS=FILE                    each acting hit appends a line `name action pid` to FILE
-//!   REMUDA_FAILPOINT_GATE=FILE                     hits count only while FILE exists; without the variable always
+//! ```text
+//! REMUDA_FAILPOINTS="name=action[*N][;...]"      actions: abort | error | pause | sleep(MILLISECONDS)
+//! REMUDA_FAILPOINT_MARKS=FILE                    each acting hit appends a line `name action pid` to FILE
+//! REMUDA_FAILPOINT_GATE=FILE                     hits count only while FILE exists; without the variable always
+//! ```
 //!
 //! `*N` acts at the N-th hit alone, else every hit acts. `abort` ends the process like kill -9 would, `pause` blocks the
 //! calling thread for good, `error` acts only where the place asks [`fails`], and `hit` passes it over.
 //!
 //! Invariants
-//! * [`NAMES`] holds every place exactly once, and each place stands at one line of the code (a test compares).
+//! * `NAMES` holds every place exactly once, and each place stands at one line of the code (a test compares).
 //! * A mark is in the file before the action happens.
 //!
 //! Never here: a decision that product code depends on.

@@ -4,7 +4,9 @@
 //! then walked, together with what earlier, interrupted runs left there. Beside the leases' folders, anything in the
 //! worker's folder that the agent did not put there goes the same way.
 //!
-//!   workers/<w>/{leases/<epoch>, tmp/<epoch>, <anything else>} ──rename──> aside/<run>-<n> ──walk──> gone
+//! ```text
+//! workers/<w>/{leases/<epoch>, tmp/<epoch>, <anything else>} ──rename──> aside/<run>-<n> ──walk──> gone
+//! ```
 //!
 //! Invariants
 //! * A lease newer than the run keeps its folders.

@@ -5,7 +5,9 @@
 //! under a process that could not be ended, or over a mount, would do harm and prove nothing. A run may be broken off at
 //! any point and done again from the beginning.
 //!
-//!   stop ──> strays ──> mounts ──> files ──> temp ──> hooks ──> diff with the baseline ──> measures, probes ──> receipt
+//! ```text
+//! stop ──> strays ──> mounts ──> files ──> temp ──> hooks ──> diff with the baseline ──> measures, probes ──> receipt
+//! ```
 //!
 //! Invariants
 //! * One result per step and per probe of the plan, in its order, also for kinds that this agent does not know (failed).

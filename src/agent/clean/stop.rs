@@ -4,7 +4,9 @@
 //! to the job's processes, not to the supervisor, which is to record how the job ended. What is left after the grace is
 //! killed, group by group where there are groups. The supervisor then ends by itself; if it does not, it is killed too.
 //!
-//!   forbid ──> TERM, CONT ──grace──> KILL ──> supervisors ──> groups removed ──> observed: none
+//! ```text
+//! forbid ──> TERM, CONT ──grace──> KILL ──> supervisors ──> groups removed ──> observed: none
+//! ```
 //!
 //! Invariants
 //! * Each process is told TERM once, also one that appeared during the grace.

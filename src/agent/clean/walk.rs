@@ -5,8 +5,10 @@
 //! kernel has no openat2, `O_NOFOLLOW` and the mount id of what was opened say the same. It keeps a stack of its own. Deep
 //! in a tree only the innermost folders stay open; the way back is `..`, believed only if it is the folder it was.
 //!
-//!   pass over a folder: read a batch ─> unlink, or go down ─> ... ─> end ─> again, until a pass finds nothing (done)
-//!                                                                          or removes nothing (left)
+//! ```text
+//! pass over a folder: read a batch ─> unlink, or go down ─> ... ─> end ─> again, until a pass finds nothing (done)
+//!                                                                        or removes nothing (left)
+//! ```
 //!
 //! Invariants
 //! * No component is followed, no mount is entered; only entries of folders below the top are unlinked.

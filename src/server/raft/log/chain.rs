@@ -5,8 +5,10 @@
 //! value has seen every entry that was written, in order, unchanged; a row that was lost, came back or was changed makes
 //! the walk end elsewhere.
 //!
-//!   anchor ──> g@5 ──> g@9 ──> g@10 ──> head.chain          truncate: the last kept group is rewritten, the rest dropped
-//!     └ moved up by purge                                   purge past the end: a new anchor, no group
+//! ```text
+//! anchor ──> g@5 ──> g@9 ──> g@10 ──> head.chain          truncate: the last kept group is rewritten, the rest dropped
+//!   └ moved up by purge                                   purge past the end: a new anchor, no group
+//! ```
 //!
 //! [`Chain`] is the writer's picture of these rows; [`Draft`] gathers the changes of one queue drain in one write batch.
 //!

@@ -4,11 +4,13 @@
 //! bytes written yesterday may not. Numbers are little-endian and of fixed width, so that every field can be found with a
 //! hex dump; what varies in length is preceded by its length.
 //!
-//!   entry        term u64 · index u64 · kind u8 (0 blank, 1 frame, 2 membership) · length u32 · body
-//!   membership   configs u16 · { ids u16 · id u64 … } … · nodes u16 · { id u64 · peer text · client text · store u128 } …
-//!   log id       0u8, or 1u8 · term u64 · index u64
-//!   vote         term u64 · node u64 · committed u8
-//!   text         length u16 · UTF-8
+//! ```text
+//! entry        term u64 · index u64 · kind u8 (0 blank, 1 frame, 2 membership) · length u32 · body
+//! membership   configs u16 · { ids u16 · id u64 … } … · nodes u16 · { id u64 · peer text · client text · store u128 } …
+//! log id       0u8, or 1u8 · term u64 · index u64
+//! vote         term u64 · node u64 · committed u8
+//! text         length u16 · UTF-8
+//! ```
 //!
 //! Invariants
 //! * What is decoded and encoded again gives the same bytes.

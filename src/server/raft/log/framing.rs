@@ -5,8 +5,10 @@
 //! `ReadRecord` asks again, for ever). A single flipped bit makes such a type of an ordinary one. We never recycle log
 //! files, so such a record is damage, and a replica must say so and stop instead of hanging.
 //!
-//!   file    blocks of 32 KiB, each: record · record · … · less than 7 bytes of padding
-//!   record  crc32c u32 · length u16 · type u8 · data
+//! ```text
+//! file    blocks of 32 KiB, each: record · record · … · less than 7 bytes of padding
+//! record  crc32c u32 · length u16 · type u8 · data
+//! ```
 //!
 //! Checksums are RocksDB's to verify; only the walk from header to header is repeated here, with its rule that a length
 //! that leaves the block, or an all-zero header, ends the block.

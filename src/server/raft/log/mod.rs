@@ -4,8 +4,10 @@
 //! purges and goes on; the thread takes all that has gathered, writes one batch, syncs once and completes the callbacks.
 //! Readers are served from memory.
 //!
-//!   core ── append, vote, … ──> queue ──> writer ──> rows (RocksDB, synced) ──> callbacks
-//!     └── at once ──> tail <── readers        └──> seal (how many batches must be there)
+//! ```text
+//! core ── append, vote, … ──> queue ──> writer ──> rows (RocksDB, synced) ──> callbacks
+//!   └── at once ──> tail <── readers        └──> seal (how many batches must be there)
+//! ```
 //!
 //! A disk may lose or change what it was given, and RocksDB may take that for a torn tail. So groups of entries are
 //! chained, each batch carries a numbered head row, and the seal counts the synced batches; a log that does not add up

@@ -1,7 +1,9 @@
 //! Making a log and opening it again: nothing is served before everything was verified.
 //!
-//!   <folder>/rows    the database, see `row` and `chain`
-//!   <folder>/seal    see `seal`
+//! ```text
+//! <folder>/rows    the database, see `row` and `chain`
+//! <folder>/seal    see `seal`
+//! ```
 //!
 //! RocksDB is opened in the mode that takes a torn tail of its write-ahead log (a batch that was being written when the
 //! power went) and refuses damage before it. What this mode swallows wrongly, the seal and the chain tell.

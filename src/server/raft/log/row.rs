@@ -1,10 +1,12 @@
 //! The rows of the log's database: their keys, and the bytes of those that are not groups of entries.
 //!
-//!   "head"              number of the last batch, checksum of the vote, last purged id, anchor, last log id, chain value
-//!   "vote"              the vote
-//!   "committed"         the last commit index heard of; a hint, written without a sync
-//!   "identity"          which replica's log this is, in which data folder
-//!   "g" · first u64     a group: the entries of one batch, from index `first` on; see [`super::chain`]
+//! ```text
+//! "head"              number of the last batch, checksum of the vote, last purged id, anchor, last log id, chain value
+//! "vote"              the vote
+//! "committed"         the last commit index heard of; a hint, written without a sync
+//! "identity"          which replica's log this is, in which data folder
+//! "g" · first u64     a group: the entries of one batch, from index `first` on; see [`super::chain`]
+//! ```
 //!
 //! Every small row is version u8 · body · crc32 over key, version and body. RocksDB has checksums too, but its recovery
 //! may pass over what they find; ours tell a wrong row whatever the way it came here.

@@ -4,8 +4,10 @@
 //! be gone without a word. So after a batch's sync has returned, off the acknowledgement's path, its number goes into this
 //! file, and at open a head row with a lower number means that batches were lost.
 //!
-//!   offset 0     slot: magic · store id · number · crc32        numbers are written into one slot until it was synced,
-//!   offset 4096  slot: the same                                 then into the other: a torn write costs one slot only
+//! ```text
+//! offset 0     slot: magic · store id · number · crc32        numbers are written into one slot until it was synced,
+//! offset 4096  slot: the same                                 then into the other: a torn write costs one slot only
+//! ```
 //!
 //! The file is made at its full length and synced with its folder when the log is made, so later syncs change no metadata.
 //! It is synced at most every [`SYNC_EVERY`]: a power cut may leave it that much behind, which only delays what it tells.

@@ -5,8 +5,10 @@
 //! can be read the moment `append` returns. Entries leave it from the front when they are on disk and the tail is above its
 //! byte limit; what lies before the tail is read from the group rows.
 //!
-//!   purged │ only on disk  │ tail: in memory, maybe also on disk │ next append
-//!          └ start         └ first                               └ last + 1
+//! ```text
+//! purged │ only on disk  │ tail: in memory, maybe also on disk │ next append
+//!        └ start         └ first                               └ last + 1
+//! ```
 //!
 //! Invariants
 //! * An entry leaves the tail by eviction only after the batch that holds it was written.

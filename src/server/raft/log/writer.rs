@@ -3,8 +3,10 @@
 //! It takes all requests that have queued, makes one write batch of them, writes it, syncs once if anyone waits for the
 //! disk, and then completes the callbacks, newest first: openraft keeps only the highest, so the older ones cost nothing.
 //!
-//!   queue ──drain──> draft ──> write ──> sync ──> callbacks ──> tail evicts
-//!                                          └────> seal thread
+//! ```text
+//! queue ──drain──> draft ──> write ──> sync ──> callbacks ──> tail evicts
+//!                                        └────> seal thread
+//! ```
 //!
 //! A write or sync that failed leaves the disk in an unknown state, and Linux may report success the next time with the
 //! pages gone. So there is no next time: the process aborts, and the log is verified when it is opened again.

@@ -2,12 +2,14 @@
 //!
 //! Every body begins with a version. Parts that also stand in the log (entries, votes, log ids) have the log's encoding.
 //!
-//!   append     1 · vote · previous log id · commit log id · count u32 · entries
-//!   appended   1 · 0 · log id  |  1 · 1 · conflicting log id  |  1 · 2 · higher vote
-//!   ask        1 · vote · last log id · transfer u8
-//!   voted      1 · vote · granted u8 · last log id
-//!   hand over  1 · vote · to u64 · last log id
-//!   handed     1 · 0  |  1 · 1 · vote · vote  |  1 · 2 · log id · log id
+//! ```text
+//! append     1 · vote · previous log id · commit log id · count u32 · entries
+//! appended   1 · 0 · log id  |  1 · 1 · conflicting log id  |  1 · 2 · higher vote
+//! ask        1 · vote · last log id · transfer u8
+//! voted      1 · vote · granted u8 · last log id
+//! hand over  1 · vote · to u64 · last log id
+//! handed     1 · 0  |  1 · 1 · vote · vote  |  1 · 2 · log id · log id
+//! ```
 //!
 //! Invariants
 //! * What is decoded and encoded again gives the same bytes; damage is an error, never a panic.

@@ -2,8 +2,10 @@
 //!
 //! Their keys begin with [`SERVER_TAG`], which no table of the registry uses. Each value begins with a format version.
 //!
-//!   applied    1 · last applied (log id) · membership's log id · membership · digest of the registry (16 bytes)
-//!   identity   1 · replica u64 · store u128
+//! ```text
+//! applied    1 · last applied (log id) · membership's log id · membership · digest of the registry (16 bytes)
+//! identity   1 · replica u64 · store u128
+//! ```
 //!
 //! Never here: the registry's rows.
 
