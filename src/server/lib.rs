@@ -171,7 +171,8 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
         if let Err(error) = served.await {
             tracing::warn!(%error, "the client port failed");
         }
-        node.shutdown(transfer).await;
+        // The hand-over has had its time.
+        node.shutdown(Duration::ZERO).await;
     };
     if tokio::time::timeout(patience, ending).await.is_err() {
         tracing::warn!("not everything had ended by the deadline; what is left is dropped");
