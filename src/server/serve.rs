@@ -44,6 +44,9 @@ mod limits {
     pub(super) const PING_EVERY: Duration = Duration::from_secs(30);
     /// And dropped without an answer.
     pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(10);
+    /// For connections to finish at the end: calls that wait are ended by then, and what is left of the shutdown's 15 s is
+    /// the log's. A connection that never spoke would not finish at all.
+    pub(super) const FINISH: Duration = Duration::from_secs(4);
     /// Pause after a failed accept, such as too many open files.
     pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 }
@@ -92,7 +95,7 @@ pub fn routes(replica: &Arc<Replica>) -> Result<(Routes, HealthReporter), tonic_
     Ok((routes.prepare(), reporter))
 }
 
-/// Accepts until `closed`, then waits until every connection has finished.
+/// Accepts until `closed`, then waits until every connection has finished, though not for long.
 pub async fn serve(listener: TcpListener, routes: Routes, replica: Arc<Replica>, closed: impl Future<Output = ()>) {
     let mut builder = Builder::new(TokioExecutor::new()).http2_only();
     builder
@@ -131,7 +134,9 @@ pub async fn serve(listener: TcpListener, routes: Routes, replica: Arc<Replica>,
         });
     }
     drop(listener);
-    graceful.shutdown().await;
+    if tokio::time::timeout(limits::FINISH, graceful.shutdown()).await.is_err() {
+        tracing::info!("connections that did not finish are dropped");
+    }
 }
 
 /// How often health follows readiness.
