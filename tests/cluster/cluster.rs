@@ -75,7 +75,8 @@ pub(crate) struct Cluster {
 /// Runs a test on a cluster of its own.
 pub(crate) fn tried(shape: Shape, test: impl AsyncFnOnce(&mut Cluster) -> Result<()>) {
     let _permit = Permit::take();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let done = runtime.block_on(async {
         let work = async {
             let mut cluster = Cluster::start(shape).await?;
@@ -92,7 +93,11 @@ pub(crate) fn tried(shape: Shape, test: impl AsyncFnOnce(&mut Cluster) -> Result
 }
 
 /// Asks until there is an answer. An error counts as none yet, and is told if none comes.
-pub(crate) async fn until<T>(what: &str, limit: Duration, mut ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+pub(crate) async fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut ask: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let began = Instant::now();
     let mut last = None;
     loop {
@@ -178,11 +183,6 @@ impl Cluster {
         .await
     }
 
-    /// A client of one replica alone.
-    pub(crate) fn client_of(&self, replica: usize) -> Result<Client> {
-        Ok(Client::new([self.endpoint(replica)])?)
-    }
-
     /// Where a replica serves clients; counted from 0.
     pub(crate) fn endpoint(&self, replica: usize) -> String {
         self.ports.client(u16::try_from(replica).expect("three replicas") + 1)
@@ -190,7 +190,7 @@ impl Cluster {
 
     /// All endpoints, as the command line takes them.
     pub(crate) fn endpoints(&self) -> String {
-        (0..self.replicas.len()).map(|replica| self.endpoint(replica)).collect::<Vec<_>>().join(",")
+        (0..usize::from(REPLICAS)).map(|replica| self.endpoint(replica)).collect::<Vec<_>>().join(",")
     }
 
     /// A worker for a new job, held for a minute and not renewed.
@@ -235,10 +235,15 @@ impl Cluster {
         let asked = self.recorder.asked();
         let answered = self.client.write_with(Patience::within(limits::WAIT), request).await.context("return")?;
         let header = answered.answer.header.clone().context("every answer has a header")?;
-        let call =
-            Call::Return { worker: key.worker.to_string(), job: key.job.to_string(), epoch: key.epoch };
+        let call = Call::Return { worker: key.worker.to_string(), job: key.job.to_string(), epoch: key.epoch };
+        // A retry is answered at a later revision than the one that it repeats.
+        let events = self.events_of("WORKER_RETURNING", key).await?;
+        let began = events.iter().find(|event| event.return_name == answered.answer.return_name);
+        let began =
+            began.with_context(|| format!("{} was acknowledged and has no event", answered.answer.return_name))?;
+        ensure!(began.revision <= header.revision, "{header:?} {began:?}");
         let effect = Effect::Returned { return_id: key.epoch };
-        self.recorder.answered(asked, call, header.revision, effect, header.served_by);
+        self.recorder.answered(asked, call, began.revision, effect, header.served_by);
         Ok(answered.answer)
     }
 

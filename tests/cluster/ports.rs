@@ -49,7 +49,8 @@ impl Ports {
                 continue;
             }
             // Its last holder may have removed the file between our opening and locking it.
-            let same = std::fs::metadata(&lock).is_ok_and(|there| file.metadata().is_ok_and(|f| f.ino() == there.ino()));
+            let same =
+                std::fs::metadata(&lock).is_ok_and(|there| file.metadata().is_ok_and(|f| f.ino() == there.ino()));
             let free = (base..base + limits::BLOCK).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
             if same && free {
                 return Ok(Self { base, lock, _held: file });

@@ -151,6 +151,12 @@ impl Process {
     }
 }
 
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.kill();
+    }
+}
+
 async fn wait(child: &mut Child, limit: Duration) -> Result<ExitStatus> {
     let began = Instant::now();
     loop {
