@@ -2,7 +2,8 @@
 //!
 //! A stream lives for as long as the leader does. HTTP/2 notices a dead connection, but not a follower that took a
 //! request and never answers; so the oldest unanswered request is timed here, and an overdue one ends the stream.
-//! openraft then opens another.
+//! openraft then opens another. Its pause after an error lies in the stream of requests, before the first of them; so
+//! that request is awaited before the connection, else a dead follower would be called again without any pause.
 //!
 //! Never here: the follower's side (`service`).
 
@@ -37,7 +38,7 @@ pub async fn append<S>(
     mut client: PeerClient,
     caller: peer::Caller,
     clock: Arc<Clock>,
-    input: S,
+    mut input: S,
     stall: Duration,
 ) -> Result<impl Stream<Item = Result<StreamAppendResult<TypeConfig>, Error>> + Send + 'static, Error>
 where
@@ -46,7 +47,8 @@ where
     let outstanding = Outstanding::default();
     let sent = Arc::clone(&outstanding);
     let mut caller = Some(caller);
-    let requests = input.map(move |request| {
+    let first = input.next().await;
+    let requests = stream::iter(first).chain(input).map(move |request| {
         sent.lock().push_back(Instant::now());
         let (age, time) = clock.carried();
         peer::AppendRequest {
