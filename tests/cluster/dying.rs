@@ -12,8 +12,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use remuda_client::LeaseKey;
 use remuda_wire::v1;
+use rustix::process::Signal;
 
-use crate::cluster::{Cluster, Shape, limits, processes_with, tried, until};
+use crate::cluster::{Cluster, POOL, Shape, limits, processes_with, tried, until};
 use crate::program;
 
 /// The one event of this kind for the lease's worker, from the lease's grant on.
@@ -182,6 +183,69 @@ fn a_leader_that_dies_between_a_report_and_its_commit_is_told_again() {
 #[test]
 fn a_leader_that_dies_after_a_report_was_committed_is_told_again() {
     a_leader_dies_under_a_report("propose.after_commit", "propose.after_commit=abort*1");
+}
+
+#[test]
+fn a_leader_that_dies_between_ready_and_available_leaves_the_admission_to_the_next() {
+    // The first command behind the gate is the uncordoning, the second the admission that it makes due.
+    let shape = Shape { replicas_fail: "propose.before_write=abort*2", ..Shape::default() };
+    tried(shape, async |cluster| {
+        let held = cluster.acquire().await?;
+        let workers = cluster.client.list(v1::ListWorkersRequest { parent: POOL.into(), ..Default::default() }).await?;
+        let free = workers.workers.into_iter().find(|worker| worker.name != held.worker.as_str());
+        let name = free.context("two workers")?.name;
+        cluster.client.write(v1::CordonWorkerRequest { name: name.clone(), ..Default::default() }).await?;
+        let leader = cluster.leader(None).await?;
+        cluster.tick().await?;
+        cluster.replicas[leader].open_gate()?;
+        cluster.client.write(v1::UncordonWorkerRequest { name: name.clone(), ..Default::default() }).await?;
+        cluster.replicas[leader].aborted(limits::WAIT).await?;
+        let admitted = until("the admission", limits::WAIT, async || {
+            let events = cluster.events().await?;
+            let mut events = events.into_iter().filter(|event| event.worker == name);
+            let uncordoned = events.find(|event| event.kind == "WORKER_UNCORDONED").context("it was uncordoned")?;
+            let admitted = events.find(|event| event.kind == "WORKER_ADMITTED");
+            Ok(admitted.map(|admitted| (uncordoned.term, admitted.term)))
+        })
+        .await?;
+        ensure!(admitted.0 < admitted.1, "uncordoned and admitted in the terms {admitted:?}");
+        ensure!(marks(cluster) == ["propose.before_write abort"]);
+        cluster.replicas[leader].start("")?;
+        let answer = cluster.begin_return(&held).await?;
+        cluster.accepted(&answer.return_name).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_report_of_a_session_that_has_ended_makes_no_worker_available() {
+    let shape = Shape { agents: &[1], agents_fail: "agent.clean.before_receipt=sleep(300)*1", ..Shape::default() };
+    tried(shape, async |cluster| {
+        let key = cluster.acquire().await?;
+        cluster.agents[0].open_gate()?;
+        let answer = cluster.begin_return(&key).await?;
+        cluster.agents[0].marked(1, limits::WAIT).await?;
+        // The run is over but for its report when the agent stands still, and is long replaced when it goes on.
+        cluster.agents[0].signal(Signal::STOP)?;
+        let lost = until("the worker to be Lost", limits::WAIT, async || {
+            let events = cluster.events_of("WORKER_LOST", &key).await?;
+            Ok(events.into_iter().next())
+        })
+        .await;
+        cluster.agents[0].signal(Signal::CONT)?;
+        let lost = lost?;
+        let ended = cluster.accepted(&answer.return_name).await;
+        ensure!(ended.is_err(), "the return is told to have ended well: {ended:?}");
+        cluster.all_available().await?;
+
+        let returning = only(cluster, "WORKER_RETURNING", &key).await?;
+        let reconnected = only(cluster, "WORKER_RECONNECTED", &key).await?;
+        let clean = only(cluster, "WORKER_CLEANED", &key).await?;
+        ensure!(lost.revision < reconnected.revision && reconnected.revision < clean.revision, "{reconnected:?}");
+        ensure!(clean.run == reconnected.run && clean.run > returning.run, "{returning:?} {clean:?}");
+        ensure!(cluster.agents[0].marks() == ["agent.clean.before_receipt sleep"]);
+        Ok(())
+    });
 }
 
 #[test]

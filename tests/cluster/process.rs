@@ -134,6 +134,13 @@ impl Process {
         Ok(kill_process(Pid::from_child(child), signal)?)
     }
 
+    /// Time that it has spent on the processors.
+    pub(crate) fn busy(&self) -> Result<Duration> {
+        let (child, _) = self.running.as_ref().with_context(|| format!("{} does not run", self.name))?;
+        let stat = procfs::process::Process::new(i32::try_from(child.id())?)?.stat()?;
+        Ok(Duration::from_millis((stat.utime + stat.stime) * 1000 / procfs::ticks_per_second()))
+    }
+
     /// Whether it was started and not ended by the test.
     pub(crate) fn runs(&self) -> bool {
         self.running.is_some()

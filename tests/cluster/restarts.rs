@@ -47,6 +47,25 @@ async fn keep_busy(cluster: &Cluster, time: Duration) -> Result<()> {
 }
 
 #[test]
+fn a_dead_follower_does_not_keep_its_leader_busy() {
+    const WHILE: Duration = Duration::from_secs(2);
+    tried(Shape::default(), async |cluster| {
+        let leader = cluster.leader(None).await?;
+        let follower = (leader + 1) % cluster.replicas.len();
+        cluster.replicas[follower].kill()?;
+        let key = cluster.acquire().await?;
+        let before = cluster.replicas[leader].busy()?;
+        tokio::time::sleep(WHILE).await;
+        let busy = cluster.replicas[leader].busy()? - before;
+        ensure!(busy < WHILE / 3, "the leader was busy for {busy:?} of {WHILE:?}");
+        cluster.replicas[follower].start("")?;
+        let answer = cluster.begin_return(&key).await?;
+        cluster.accepted(&answer.return_name).await?;
+        Ok(())
+    });
+}
+
+#[test]
 fn a_second_agent_on_the_same_folder_refuses_to_run() {
     tried(Shape::default(), async |cluster| {
         let before = cluster.events().await?.len();

@@ -108,8 +108,8 @@ fn followers_serve_fresh_reads_themselves_and_none_when_the_leader_stands_still(
     });
 }
 
-#[test]
-fn a_lease_that_is_renewed_outlives_a_leader_that_stands_still_for_longer_than_it() {
+/// A lease for `TTL`, renewed by its client, lives through `trouble` and for longer than `TTL` after it.
+fn a_renewed_lease_outlives(trouble: impl AsyncFnOnce(&mut Cluster, Duration) -> Result<()>) {
     const TTL: Duration = Duration::from_secs(3);
     tried(Shape::default(), async |cluster| {
         let asked = cluster.asked();
@@ -118,17 +118,56 @@ fn a_lease_that_is_renewed_outlives_a_leader_that_stands_still_for_longer_than_i
         let mut lease = cluster.client.acquire(&acquire).await?;
         let key = lease.key().clone();
         cluster.note_acquire(asked, &key, Duration::ZERO);
-        let leader = cluster.leader(None).await?;
-        cluster.replicas[leader].signal(Signal::STOP)?;
+        trouble(cluster, TTL + TTL / 2).await?;
         let ended = tokio::time::timeout(TTL + TTL / 2, lease.ended()).await;
-        cluster.replicas[leader].signal(Signal::CONT)?;
-        ensure!(ended.is_err(), "while the leader stood still: {ended:?}");
-        let ended = tokio::time::timeout(TTL + TTL / 2, lease.ended()).await;
-        ensure!(ended.is_err(), "after the leader went on: {ended:?}");
+        ensure!(ended.is_err(), "{ended:?}");
         let ended = cluster.events_of("WORKER_RETURNING", &key).await?;
         ensure!(ended.is_empty(), "{ended:?}");
         let answer = cluster.begin_return(&key).await?;
         cluster.accepted(&answer.return_name).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_renewed_lease_outlives_a_leader_that_stands_still_for_longer_than_it() {
+    a_renewed_lease_outlives(async |cluster, time| {
+        let leader = cluster.leader(None).await?;
+        cluster.replicas[leader].signal(Signal::STOP)?;
+        tokio::time::sleep(time).await;
+        cluster.replicas[leader].signal(Signal::CONT)
+    });
+}
+
+#[test]
+fn a_renewed_lease_outlives_a_cluster_that_stands_still_for_longer_than_it() {
+    a_renewed_lease_outlives(async |cluster, time| {
+        for replica in &cluster.replicas {
+            replica.signal(Signal::STOP)?;
+        }
+        tokio::time::sleep(time).await;
+        for replica in &cluster.replicas {
+            replica.signal(Signal::CONT)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_renewed_lease_outlives_a_storm_of_elections() {
+    /// Changes of leadership that make it a storm.
+    const CHANGES: u32 = 6;
+    a_renewed_lease_outlives(async |cluster, time| {
+        let (began, mut changes) = (Instant::now(), 0);
+        while began.elapsed() < time || changes < CHANGES {
+            ensure!(began.elapsed() < limits::WAIT, "only {changes} changes of leadership");
+            let leader = cluster.leader(None).await?;
+            // Nobody may be near enough at this moment.
+            if cluster.client.ask(v1::TransferLeaderRequest { to: 0 }).await.is_ok() {
+                cluster.leader(Some(leader)).await?;
+                changes += 1;
+            }
+        }
         Ok(())
     });
 }
@@ -189,7 +228,7 @@ fn a_leader_that_is_told_to_end_hands_over_and_no_client_sees_more_than_a_retry(
             result
         };
         let (rounds, ended) = tokio::join!(load(cluster, &done), end);
-        ended?;
+        ended.with_context(|| process.tail())?;
         ensure!(rounds? > 0);
         process.start("")?;
         cluster.replicas.insert(leader, process);
