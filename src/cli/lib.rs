@@ -25,11 +25,15 @@ mod tables;
 mod workers;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 
 use args::{Cli, Command};
 use failure::Failure;
+
+/// For a replica's tasks to let go of its databases at the end. Dropping them takes milliseconds.
+const CLOSE: Duration = Duration::from_secs(2);
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
@@ -50,9 +54,15 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return Failure::other(format!("cannot start: {error}")).tell(),
     };
+    let serves = matches!(cli.command, Command::Server(_));
     let code = runtime.block_on(run(cli));
-    // A thread may be stuck in a read of standard input; it must not hold up the end.
-    runtime.shutdown_background();
+    if serves {
+        // RocksDB aborts a process that ends while a task still has a database open.
+        runtime.shutdown_timeout(CLOSE);
+    } else {
+        // A thread may be stuck in a read of standard input; it must not hold up the end.
+        runtime.shutdown_background();
+    }
     code
 }
 
