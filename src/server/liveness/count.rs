@@ -316,9 +316,9 @@ mod tests {
         let mut core = core(40);
         beat(&mut core, 40, &[], 0, 40_000);
         let mut ended_at = None;
-        for ms in (45_000..=60_000).step_by(100) {
-            // Each second two more fall silent, so the rest is never stable.
-            let silent = (ms - 45_000) / 1_000 * 2 + 11;
+        for ms in (40_000..=60_000).step_by(100) {
+            // Each second two more are heard for the last time, so that from 45 s on the rest is never stable.
+            let silent = (ms - 40_000) / 1_000 * 2 + 11;
             for session in silent + 1..=40 {
                 core.beat(LogTime(ms), SessionId(session), A);
             }

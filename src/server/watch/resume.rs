@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// Longest token.
 const BYTES_MAX: usize = 256;
+/// Version of a token's bytes, the first of them.
+const FORMAT: u8 = 1;
 /// The only group that there is; tokens name it so that pools can be placed on several one day.
 const GROUP: u32 = 0;
 
@@ -29,7 +31,7 @@ pub enum ResumeError {
 /// The token that resumes after `revision`.
 pub fn token(cluster: &str, revision: Revision) -> String {
     let token = Token { cluster: cluster.to_owned(), group: GROUP, revision: revision.0 };
-    URL_SAFE_NO_PAD.encode(postcard::to_allocvec(&token).expect("a token holds only plain fields"))
+    URL_SAFE_NO_PAD.encode(postcard::to_extend(&token, vec![FORMAT]).expect("a token holds only plain fields"))
 }
 
 /// The revision after which a token resumes.
@@ -39,7 +41,8 @@ pub fn token(cluster: &str, revision: Revision) -> String {
 pub fn read(cluster: &str, text: &str) -> Result<Revision, ResumeError> {
     let bytes = Some(text).filter(|text| text.len() <= BYTES_MAX);
     let bytes = bytes.and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()).ok_or(ResumeError::Malformed)?;
-    let (token, rest) = postcard::take_from_bytes::<Token>(&bytes).map_err(|_| ResumeError::Malformed)?;
+    let body = bytes.strip_prefix(&[FORMAT]).ok_or(ResumeError::Malformed)?;
+    let (token, rest) = postcard::take_from_bytes::<Token>(body).map_err(|_| ResumeError::Malformed)?;
     if !rest.is_empty() {
         return Err(ResumeError::Malformed);
     }

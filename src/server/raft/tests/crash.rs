@@ -11,12 +11,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command as Process, ExitStatus, Stdio};
 
+use openraft::async_runtime::watch::WatchReceiver;
 use remuda_registry::{Command, Revision};
 use tempfile::TempDir;
 
 use super::cluster::{Cluster, commit, eventually};
 use super::ports::Ports;
 use crate::failpoint;
+use crate::raft::Node;
 
 const SIGABRT: i32 = 6;
 const FOLDER: &str = "REMUDA_TEST_CRASH_FOLDER";
@@ -58,11 +60,17 @@ fn child() {
         write(&cluster, 350, &file).await;
         let leader = cluster.nodes[&cluster.leader().await].clone();
         eventually("a snapshot covers what the follower lacks", || leader.status().own.snapshot > before + 100).await;
+        eventually("the log no longer has what the follower lacks", || purged(&leader) > before).await;
         cluster.start(&[behind]).await;
         write(&cluster, 1, &file).await;
         cluster.agree(acknowledged(&file)).await;
     });
     fs::write(folder.join("finished"), "").unwrap();
+}
+
+/// The last index that the log of `node` has given up.
+fn purged(node: &Node) -> u64 {
+    node.inner.raft.metrics().borrow_watched().purged.map_or(0, |id| id.index)
 }
 
 fn run(folder: &Path, port: u16, failpoints: &str) -> ExitStatus {
