@@ -1,7 +1,7 @@
 //! What a test's cluster was asked, answered, committed and sent to a watcher, in the judges' words.
 //!
-//! The watcher follows from the first revision on, through every death of the replica that serves it; at the end a second
-//! watch reads everything anew, and the first must have been sent the same.
+//! The watcher follows from the first revision on, through every death of the replica that serves it; at the end a
+//! second watch reads everything anew, and the first must have been sent the same.
 //!
 //! Never here: a judgment, other than that each transition stands once.
 

@@ -1,7 +1,7 @@
 //! A cluster's ports: a block below the range from which the system takes ports for outgoing connections.
 //!
-//! The block is held by the same lock files as `remuda dev` uses, so that a process which is down for a moment finds its
-//! ports free when it comes back.
+//! The block is held by the same lock files as `remuda dev` uses, so that a process which is down for a moment finds
+//! its ports free when it comes back.
 //!
 //! Never here: listening.
 

@@ -1,7 +1,7 @@
 //! One process of a cluster: its configuration, its log, its failpoints, and the signals it is sent.
 //!
-//! Its standard input is a pipe that only this test process holds, so that it ends when the test process dies. Failpoints
-//! are given per start; they act once the gate is open, and what acted is read from the marks.
+//! Its standard input is a pipe that only this test process holds, so that it ends when the test process dies.
+//! Failpoints are given per start; they act once the gate is open, and what acted is read from the marks.
 //!
 //! Invariants
 //! * A process that was started is waited for, also when the test fails.

@@ -1,7 +1,8 @@
 //! The executable under test: `remuda-chaos`, the product with failpoints.
 //!
-//! Cargo does not build another package's executable for a test, so it is built here before its first use, with the same
-//! profile and into the same target folder. `REMUDA_TEST_TARGET` names a folder with one that is known to be current.
+//! Cargo does not build another package's executable for a test, so it is built here before its first use, with the
+//! same profile and into the same target folder. `REMUDA_TEST_TARGET` names a folder with one that is known to be
+//! current.
 //!
 //! Never here: running it.
 
