@@ -5,8 +5,8 @@
 //!                          ├─ ports.rs    a block of ports, held for the cluster's life
 //!                          ├─ program.rs  the executable with failpoints
 //!                          └─ process.rs  one process: configuration, log, failpoints with gate and marks, signals
-//!   after each test: every worker Available, all replicas alike, and history.rs hands what was asked, answered, watched
-//!   and committed to the promises' judges
+//!   after each test: every worker Available, all replicas alike, and history.rs hands what was asked, answered,
+//!   watched and committed to the promises' judges
 //! ```
 //!
 //! A test arms a failpoint behind a gate: nothing is counted before the gate opens, so that the process dies at the
