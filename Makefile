@@ -10,11 +10,12 @@ demo: deps
 	$(TARGET)/debug/remuda-demo
 
 ## All tests that fit 15 minutes; prints the seconds of each part.
-test: deps
+test:
+	.ci/deps check
 	.ci/test
 
 ## Format, lints, protocol and docs; changes nothing.
-check: deps
+check:
 	.ci/deps check
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --features remuda/chaos -- -D warnings
