@@ -44,6 +44,7 @@ use serde::Serialize;
 use crate::failpoint;
 use crate::host::Lease;
 use crate::host::MARK;
+use crate::mounts;
 use crate::process;
 use crate::process::Id;
 
@@ -316,6 +317,11 @@ pub(crate) fn taken(lease: &Lease) -> io::Result<Option<Taken>> {
 
 /// Says that nothing is to be started for this lease any more. Afterwards a job of it is on record, or never starts.
 pub(crate) fn forbid(lease: &Lease) -> io::Result<()> {
+    // The job put a mount over its folder: what is there is not the lease's, and must stay as it is. That job is on
+    // record, and none begins behind a mount.
+    if mounts::read()?.iter().any(|mount| mount.point == lease.folder()) {
+        return Ok(());
+    }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let folder = match rustix::fs::open(lease.folder(), flags, Mode::empty()) {
         Ok(folder) => folder,
